@@ -1,0 +1,47 @@
+"""eoflow: Earth-observation and weather data from source to verified forecast.
+
+The verbs of the command line are functions here: `eoflow.ingest(...)`, `eoflow.prepare(...)`,
+`eoflow.train(...)`, `eoflow.forecast(lead="10d")`, `eoflow.verify(...)`, `eoflow.open("forecast")`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_LAZY = {
+    "open": ("eoflow.products", "open_product"),
+    "forecast": ("eoflow.predict", "forecast"),
+    "gaps": ("eoflow.ingest.run", "gaps"),
+    "backfill": ("eoflow.ingest.run", "backfill"),
+    "history": ("eoflow.ingest.run", "history"),
+    "rollback": ("eoflow.ingest.run", "rollback"),
+    "export": ("eoflow.products", "export"),
+    "replay": ("eoflow.predict", "replay"),
+    "Workspace": ("eoflow.workspace", "Workspace"),
+}
+_ROOMS = ("ingest", "prepare", "train", "verify", "demo")
+
+if TYPE_CHECKING:
+    from eoflow.predict import forecast as forecast
+    from eoflow.products import export as export
+    from eoflow.products import open_product as open
+    from eoflow.workspace import Workspace as Workspace
+
+__all__ = ["__version__", *_LAZY, *_ROOMS]
+
+
+def __getattr__(name: str) -> Any:
+    import importlib
+
+    if name in _LAZY:
+        module, attr = _LAZY[name]
+        return getattr(importlib.import_module(module), attr)
+    if name in _ROOMS:
+        return importlib.import_module(f"eoflow.{name}")
+    raise AttributeError(f"module 'eoflow' has no attribute '{name}'")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,435 @@
+"""The command line: one thin verb a library call. Imports nothing heavy until a verb needs it."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from eoflow import __version__
+from eoflow.console import OPTIONS, console, emit, fail, progress_bar
+
+if TYPE_CHECKING:
+    from eoflow.workspace import Workspace
+
+app = typer.Typer(
+    name="eoflow", no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False,
+    help="Earth-observation and weather data: ingest, prepare, train, forecast, verify.",
+)  # fmt: skip
+datasets = typer.Typer(no_args_is_help=True, help="What can be ingested: catalog entries.")
+models = typer.Typer(no_args_is_help=True, help="What can be trained and run: recipes and checkpoints.")
+app.add_typer(datasets, name="datasets")
+app.add_typer(models, name="models")
+
+_WITH_VALUE = ("--workspace", "--dask")
+_FLAGS = ("--json", "--quiet", "--debug", "--version")
+
+Name = Annotated[str, typer.Argument(help="dataset name", show_default=False)]
+DatasetOption = Annotated[str | None, typer.Option("--dataset", help="dataset; may be left out if there is only one")]
+PeriodOption = Annotated[str | None, typer.Option("--period", metavar="START/END", help="ISO times")]
+
+
+@app.callback()
+def _global(
+    workspace: Annotated[
+        str | None, typer.Option(help="folder or s3:// URL [$EOFLOW_WORKSPACE or ./eoflow-data]")
+    ] = None,
+    dask: Annotated[str | None, typer.Option(help="address of a Dask scheduler")] = None,
+    json: Annotated[bool, typer.Option("--json", help="print one JSON document and nothing else")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="print only errors")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="show tracebacks")] = False,
+    version: Annotated[bool, typer.Option("--version", help="print the version")] = False,
+) -> None:
+    OPTIONS.workspace, OPTIONS.json, OPTIONS.quiet, OPTIONS.debug = workspace, json, quiet, debug
+    if dask:
+        import os
+
+        from eoflow.config import settings
+
+        os.environ["EOFLOW_DASK"] = dask
+        settings.cache_clear()
+
+
+def _workspace() -> Workspace:
+    from eoflow.workspace import Workspace
+
+    return Workspace(OPTIONS.workspace)
+
+
+def _said() -> str:
+    """The command as it was typed, for provenance (secrets never stand on a command line of ours)."""
+    return "eoflow " + " ".join(sys.argv[1:])
+
+
+# -- datasets ------------------------------------------------------------------------------------------------------
+
+
+@datasets.command("list")
+def datasets_list() -> None:
+    """The catalog: shipped entries and those of the workspace."""
+    from eoflow import catalog
+    from eoflow.view import tables
+
+    ws = _workspace()
+    entries = [catalog.dataset(n, ws) for n in catalog.names("datasets", ws)]
+    ingested = set(ws.names("archives"))
+    rows = [{"name": e.name, "title": e.title, "driver": e.source.driver, "cadence": e.schedule.cadence, "licence": e.licence,
+             "ingested": e.name in ingested} for e in entries]  # fmt: skip
+    emit(rows, lambda c: c.print(tables.datasets_table(rows)))
+
+
+@datasets.command("show")
+def datasets_show(name: Name) -> None:
+    """One entry as YAML, and what is ingested of it."""
+    from eoflow import catalog
+
+    ws = _workspace()
+    entry = catalog.dataset(name, ws)
+    document: dict[str, Any] = {"entry": entry.model_dump(mode="json"), "archive": None}
+    if name in ws.names("archives"):
+        from eoflow.archive import Archive
+
+        document["archive"] = Archive.load(ws, name).describe()
+    text = catalog.to_yaml(entry)
+    emit(document, lambda c: c.print(text + "".join(f"# {k}: {v}\n" for k, v in (document["archive"] or {}).items())))
+
+
+@datasets.command("check")
+def datasets_check(name_or_file: Annotated[str, typer.Argument(help="entry name, YAML file or data file")]) -> None:
+    """Check an entry (YAML), or what would be inferred from a data file; exit 2 if it is wrong. Writes nothing."""
+    from eoflow.ingest.run import check
+
+    report = check(name_or_file, workspace=_workspace())
+    emit(report, lambda c: c.print("\n".join(f"{k}: {v}" for k, v in report.items())))
+
+
+@datasets.command("new")
+def datasets_new(
+    file: str, name: Annotated[str | None, typer.Option("--as", help="name of the entry")] = None,
+    cadence: Annotated[str | None, typer.Option(help="step of the time axis, where the file does not tell")] = None,
+) -> None:  # fmt: skip
+    """Print the entry that a data file suggests, to be edited and saved as catalogs/datasets/NAME.yaml."""
+    from pathlib import Path
+
+    from eoflow import catalog
+    from eoflow.sources.infer import infer_entry
+
+    stem = Path(file.rstrip("/")).name.split(".")[0]
+    entry = infer_entry(name or stem, [file], cadence=cadence)
+    emit(entry.model_dump(mode="json"), lambda c: c.print(catalog.to_yaml(entry), end=""))
+
+
+# -- archive -------------------------------------------------------------------------------------------------------
+
+
+@app.command()
+def ingest(
+    what: Annotated[list[str], typer.Argument(help="a dataset name, or data files with --as NAME")],
+    name: Annotated[str | None, typer.Option("--as", help="name for the files' dataset")] = None,
+    period: PeriodOption = None,
+    start: Annotated[str | None, typer.Option(help="first time (ISO)")] = None,
+    end: Annotated[str | None, typer.Option(help="last time (ISO)")] = None,
+    cadence: Annotated[str | None, typer.Option(help="step of the time axis, where the files do not tell")] = None,
+    rewrite: Annotated[bool, typer.Option("--rewrite", help="take corrected data for times that are there")] = False,
+    now: Annotated[str | None, typer.Option(help="pretend it is this time (ISO)", hidden=True)] = None,
+) -> None:
+    """Bring data into the archive, from where it stopped to now."""
+    from eoflow.errors import BadInput
+    from eoflow.ingest.run import ingest as run
+
+    if name is None and len(what) != 1:
+        raise BadInput("several files need a name", todo="eoflow ingest FILE... --as NAME")
+    ws = _workspace()
+    with progress_bar("ingest") as progress:
+        report = run(
+            name or what[0], what if name else (), period=period, start=start, end=end, cadence=cadence, rewrite=rewrite,
+            now=now, workspace=ws, progress=progress,
+        )  # fmt: skip
+    emit(report.to_dict(), lambda c: c.print(report.text()))
+
+
+@app.command()
+def gaps(name: Name, now: Annotated[str | None, typer.Option(hidden=True)] = None) -> None:
+    """What the archive should hold by now and does not, with the cause."""
+    from eoflow.ingest.run import gaps as run
+
+    found = run(name, workspace=_workspace(), now=now)
+    emit(found.to_dict(), lambda c: c.print(*found.renderables(), sep="\n"))
+
+
+@app.command()
+def backfill(
+    name: Name, period: PeriodOption = None, now: Annotated[str | None, typer.Option(hidden=True)] = None
+) -> None:
+    """Fetch what is missing, failed or partial inside the archive."""
+    from eoflow.ingest.run import backfill as run
+
+    with progress_bar("backfill") as progress:
+        report = run(name, period=period, workspace=_workspace(), now=now, progress=progress)
+    emit(report.to_dict(), lambda c: c.print(report.text()))
+
+
+@app.command()
+def history(name: Name) -> None:
+    """Every commit of an archive, newest first."""
+    from eoflow.ingest.run import history as run
+    from eoflow.view import tables
+
+    rows = run(name, workspace=_workspace())
+    emit(rows, lambda c: c.print(tables.rows_table(rows, "history of " + name)))
+
+
+@app.command()
+def rollback(name: Name, snapshot: Annotated[str, typer.Argument(help="snapshot of `eoflow history`")]) -> None:
+    """Set an archive back to a snapshot; the newer ones stay readable by their id."""
+    from eoflow.ingest.run import rollback as run
+
+    snapshot_now = run(name, snapshot, workspace=_workspace())
+    emit({"dataset": name, "snapshot": snapshot_now}, lambda c: c.print(f"{name} is at {snapshot_now}"))
+
+
+# -- models --------------------------------------------------------------------------------------------------------
+
+
+@app.command()
+def prepare(recipe: str, dataset: DatasetOption = None, train_period: PeriodOption = None) -> None:
+    """Statistics, splits and training set of a recipe on a dataset (train does it when needed)."""
+    from eoflow.predict import only_dataset
+    from eoflow.prepare.run import prepare as run
+
+    ws = _workspace()
+    with progress_bar("prepare") as progress:
+        done = run(recipe, dataset or only_dataset(ws), train_period=train_period, workspace=ws, progress=progress)
+    emit(done.to_dict(), lambda c: c.print(done.text()))
+
+
+@app.command()
+def train(
+    recipe: str,
+    dataset: DatasetOption = None,
+    train_period: Annotated[
+        str | None, typer.Option(metavar="START/END", help="ISO times; validation follows it")
+    ] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="override a key of the recipe")
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="fail if there is no interrupted training to continue")
+    ] = False,
+) -> None:
+    """Train a recipe; an interrupted training goes on, a finished one is found again."""
+    from eoflow.predict import only_dataset
+    from eoflow.train import train as run
+    from eoflow.view import tables
+
+    ws = _workspace()
+    with progress_bar(f"train {recipe}") as progress:
+        report = run(
+            recipe, dataset or only_dataset(ws), train_period=train_period, overrides=set_ or [], resume=resume, workspace=ws,
+            progress=progress, command=_said(),
+        )  # fmt: skip
+
+    def show(c: Any) -> None:
+        c.print(tables.scores_table(report.scores, f"{report.recipe} on {report.dataset}: validation period, RMSE"))
+        state = (
+            "already trained; nothing changed" if report.reused else f"{report.steps} steps in {report.seconds:.0f} s"
+        )
+        c.print(f"checkpoint {report.hash} ({report.parameters:,} parameters), {state}\n  {report.folder}")
+        c.print(f"next: eoflow forecast --lead 10d --dataset {report.dataset} --model {report.recipe}")
+
+    emit(report.to_dict(), show)
+
+
+@models.command("list")
+def models_list() -> None:
+    """Recipes, registered networks, and the checkpoints there are."""
+    from eoflow.listing import model_rows
+    from eoflow.view import tables
+
+    rows = model_rows(_workspace())
+    emit(rows, lambda c: c.print(tables.rows_table(rows, "models")))
+
+
+@models.command("show")
+def models_show(name: str, dataset: DatasetOption = None) -> None:
+    """A checkpoint's card, or the recipe where nothing is trained yet."""
+    from eoflow.listing import model_document
+
+    document = model_document(_workspace(), name, dataset)
+    emit(document, lambda c: c.print(document["text"], markup=False))
+
+
+@models.command("check")
+def models_check(what: Annotated[str, typer.Argument(help="recipe, registered model or pkg.module:Class")]) -> None:
+    """Run the contract tests on a model: shapes, any grid, batch independence, save and load, gradients."""
+    from eoflow.contract import check_model
+
+    results = check_model(what, _workspace())
+    emit([r.__dict__ for r in results], lambda c: c.print("\n".join(r.line() for r in results), markup=False))
+    if not all(r.passed for r in results):
+        raise typer.Exit(2)
+
+
+@app.command()
+def forecast(
+    lead: Annotated[str, typer.Option(help="how far: 10d, 36h")] = "10d",
+    dataset: DatasetOption = None,
+    model: Annotated[str | None, typer.Option(help="model name or checkpoint folder [puyun]")] = None,
+    init: Annotated[str, typer.Option(metavar="latest|TIME|START/END", help="initial time")] = "latest",
+    every: Annotated[str | None, typer.Option(help="spacing of initial times of START/END")] = None,
+    members: Annotated[int, typer.Option(help="ensemble members; 1 is the control alone")] = 1,
+    seed: Annotated[int, typer.Option(help="of the members' perturbations")] = 0,
+    out: Annotated[str | None, typer.Option(help="also write the runs to this new plain Zarr")] = None,
+) -> None:
+    """Forecast into the forecast cube and publish the latest run."""
+    from eoflow.predict import forecast as run
+    from eoflow.view import tables
+
+    with progress_bar("forecast") as progress:
+        report = run(
+            lead, dataset=dataset, model=model, init=init, every=every, members=members, seed=seed, out=out,
+            workspace=_workspace(), progress=progress, command=_said(),
+        )  # fmt: skip
+
+    def show(c: Any) -> None:
+        runs = f"{report.new} new run(s), {report.unchanged} unchanged" if report.new else "unchanged: nothing to do"
+        c.print(
+            f"{report.model} on {report.dataset}: {report.lead} from {report.inits[-1]}; {runs}; {report.seconds:.1f} s"
+        )
+        if report.skill:
+            c.print(tables.scores_table(report.skill, "skill on the validation period, RMSE", channels=3))
+        c.print(f"latest run: {report.latest}\n{report.open_lines}", markup=False)
+
+    emit(report.to_dict(), show)
+
+
+@app.command()
+def verify(
+    dataset: DatasetOption = None,
+    model: Annotated[str | None, typer.Option(help="model names, with commas; all with forecasts if left out")] = None,
+    period: PeriodOption = None,
+) -> None:
+    """Score the forecasts whose truth has arrived, beside the baselines: table, figure, scores.json."""
+    from eoflow.verify.run import verify as run
+    from eoflow.view import maps, tables
+
+    ws = _workspace()
+    with progress_bar("verify") as progress:
+        card = run(dataset, model, period, workspace=ws, progress=progress)
+    name = card.header["dataset"]
+    figure = maps.skill_figure_file(card, ws) if ws.is_local else None
+
+    def show(c: Any) -> None:
+        for table in tables.scorecard_tables(card):
+            c.print(table)
+        for line in card.statements(card.header["main_model"]):
+            c.print(line)
+        c.print(f"scores: {ws.url('scores', name, 'scores.json')}" + (f"\nfigure: {figure}" if figure else ""))
+
+    emit([r.__dict__ for r in card.rows], show)
+
+
+# -- operations ----------------------------------------------------------------------------------------------------
+
+
+@app.command()
+def demo(
+    fresh: Annotated[bool, typer.Option("--fresh", help="start over")] = False,
+) -> None:
+    """The embedded world, end to end: ingest with its faults, forecast, verify, pictures."""
+    from eoflow.demo import demo as run
+
+    report = run(_workspace(), fresh=fresh, say=console().print)
+    emit(report)
+
+
+@app.command()
+def report() -> None:
+    """One HTML page of the workspace: last forecasts, scorecards, gaps, provenance."""
+    from eoflow.view.report import write_report
+
+    path = write_report(_workspace())
+    emit({"report": str(path)}, lambda c: c.print(f"report: {path}"))
+
+
+@app.command()
+def status() -> None:
+    """What the workspace holds: archives, checkpoints, forecasts, scores."""
+    from eoflow.listing import status_rows
+    from eoflow.view import tables
+
+    rows = status_rows(_workspace())
+    emit(rows, lambda c: c.print(tables.rows_table(rows, f"workspace {OPTIONS.workspace or ''}")))
+
+
+@app.command()
+def doctor() -> None:
+    """Check this installation and the workspace; exit 1 if something is broken."""
+    from eoflow.doctor import examine
+
+    findings = examine(_workspace())
+    emit([f.__dict__ for f in findings], lambda c: c.print("\n".join(f.line() for f in findings), markup=False))
+    if any(f.level == "broken" for f in findings):
+        raise typer.Exit(1)
+
+
+@app.command()
+def up(
+    host: Annotated[str, typer.Option(help="address to bind to")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="port of the Prefect server")] = 4200,
+) -> None:
+    """Serve the scheduled flows with a local Prefect server until interrupted."""
+    from eoflow.up import up as run
+
+    run(workspace=_workspace(), host=host, port=port)
+
+
+def hoist(arguments: list[str]) -> list[str]:
+    """Move the global options to the front, so that they may stand anywhere on the line."""
+    front: list[str] = []
+    rest: list[str] = []
+    items = iter(arguments)
+    for a in items:
+        if a == "--":
+            rest += [a, *items]
+        elif a in _FLAGS or a.startswith(tuple(f"{o}=" for o in _WITH_VALUE)):
+            front.append(a)
+        elif a in _WITH_VALUE:
+            front += [a, *([value] if (value := next(items, None)) is not None else [])]
+        else:
+            rest.append(a)
+    return front + rest
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line and return its exit code: 0 done, 1 failed, 2 wrong input."""
+    from typer.exceptions import TyperException
+
+    argv = hoist(sys.argv[1:] if arguments is None else arguments)
+    if "--version" in argv:
+        sys.stdout.write(f"eoflow {__version__}\n")
+        return 0
+    OPTIONS.json, OPTIONS.debug = "--json" in argv, "--debug" in argv
+    try:
+        result = typer.main.get_command(app).main(argv, prog_name="eoflow", standalone_mode=False)
+    except typer.Exit as e:
+        return e.exit_code
+    except typer.Abort:
+        return fail(KeyboardInterrupt())
+    except TyperException as e:
+        show = getattr(e, "show", None)  # usage errors know how to show the line that was wrong
+        show() if show else sys.stderr.write(f"error: {e}\n")
+        return e.exit_code
+    except (Exception, KeyboardInterrupt) as e:
+        return fail(e)
+    return result if isinstance(result, int) else 0
+
+
+def run() -> None:
+    """Entry point of the console script."""
+    sys.exit(main())
+
+
+if __name__ == "__main__":
+    run()

@@ -1,0 +1,100 @@
+"""How the command line speaks: rich on a terminal, one JSON document with --json, errors for people."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+Progress = Callable[[int, int, str], None]
+
+
+@dataclass
+class Options:
+    """Global options of this call."""
+
+    json: bool = False
+    quiet: bool = False
+    debug: bool = False
+    workspace: str | None = None
+
+
+OPTIONS = Options()
+
+
+def console() -> Console:
+    """The console for people: standard output, or standard error when a JSON document has that."""
+    from rich.console import Console
+
+    return Console(stderr=OPTIONS.json, quiet=OPTIONS.quiet, highlight=False, soft_wrap=True)
+
+
+def emit(document: Any, show: Callable[[Console], None] | None = None) -> None:
+    """The result of a verb: the JSON document with --json, else whatever `show` prints."""
+    if OPTIONS.json:
+        sys.stdout.write(json.dumps(document, indent=1, default=str, allow_nan=False) + "\n")
+    elif show is not None:
+        show(console())
+
+
+@contextmanager
+def progress_bar(title: str) -> Iterator[Progress]:
+    """A rich progress bar as a `progress(done, total, text)` callback; silent with --quiet or --json.
+
+    Each new phase (another total) is a new bar.
+    """
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    quiet = OPTIONS.quiet or OPTIONS.json
+    columns = (
+        TextColumn("{task.description}"), BarColumn(24), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn(),
+        TextColumn("[dim]{task.fields[note]}"),
+    )  # fmt: skip
+    with Progress(*columns, console=Console(stderr=True), transient=True, disable=quiet, redirect_stdout=False) as bar:
+        task, size = None, -1
+
+        def report(done: int, total: int, text: str) -> None:
+            nonlocal task, size
+            if task is None or total != size:
+                if task is not None:
+                    bar.remove_task(task)
+                task, size = bar.add_task(title, total=total, note=""), total
+            bar.update(task, completed=done, note=text)
+
+        yield report
+
+
+def fail(error: BaseException) -> int:
+    """Report an error and return the exit code: of an EoflowError its own, 130 for an interrupt, else 1."""
+    from eoflow.errors import EoflowError
+
+    if isinstance(error, KeyboardInterrupt):
+        sys.stderr.write("interrupted; run the same line again to go on\n")
+        return 130
+    if OPTIONS.debug:
+        import traceback
+
+        traceback.print_exception(error)
+    if isinstance(error, EoflowError):
+        code, text = error.exit_code, error.text()
+    else:
+        code = 1
+        text = f"unexpected {type(error).__name__}: {error}\n  to do: run again with --debug and report what it prints"
+    if OPTIONS.json:
+        sys.stdout.write(json.dumps({"error": text, "exit_code": code}) + "\n")
+    sys.stderr.write(f"error: {text}\n")
+    return code

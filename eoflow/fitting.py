@@ -1,0 +1,271 @@
+"""Gradient training with Lightning: a fixed plan of steps, averaged weights, exact resume.
+
+Everything random is a function of (seed, step), and the plan of steps is fixed before the first of them: a run that was
+killed and resumed at a segment's end gives the same weights as an undisturbed one on the same machine.
+A Lightning "epoch" here is one segment of the plan, the unit of saving, not a pass over the data.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+import math
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import lightning as L
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, IterableDataset
+
+from eoflow.errors import BadInput, Failure
+from eoflow.models.base import ForecastModel, rollout
+
+if TYPE_CHECKING:
+    from eoflow.catalog import Training
+    from eoflow.prepare.trainset import TrainSet
+
+SEGMENT_STEPS = 200
+"""Steps between two saves of the training state; a kill loses at most these."""
+
+
+@dataclass(frozen=True)
+class Phase:
+    """`steps` optimiser steps over rollouts of `rollout` model steps."""
+
+    steps: int
+    rollout: int
+    lr: float
+    warmup: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The whole training as phases, cut into segments."""
+
+    phases: tuple[Phase, ...]
+    batch_size: int
+    seed: int
+    segment: int = SEGMENT_STEPS
+
+    @classmethod
+    def of(cls, training: Training, samples: int, epochs: float) -> Plan:
+        """The plan for so many training windows; `epochs` is used where the recipe leaves them open."""
+        batch = min(training.batch_size, samples)
+        per_epoch = max(1, samples // batch)
+        first = max(1, round(per_epoch * (training.epochs if training.epochs is not None else epochs)))
+        phases = [Phase(first, 1, training.lr, round(first * training.warmup))]
+        phases += [Phase(max(1, round(per_epoch * p.epochs)), p.steps, p.lr, 0) for p in training.rollout]
+        return cls(tuple(phases), batch, training.seed)
+
+    @property
+    def total(self) -> int:
+        """Optimiser steps in all."""
+        return sum(p.steps for p in self.phases)
+
+    @property
+    def segments(self) -> int:
+        """Segments in all; the last may be shorter."""
+        return math.ceil(self.total / self.segment)
+
+    def at(self, step: int) -> tuple[int, Phase, int]:
+        """(index of the phase, phase, step inside it) of a global step."""
+        for i, phase in enumerate(self.phases):
+            if step < phase.steps or i == len(self.phases) - 1:
+                return i, phase, step
+            step -= phase.steps
+        raise AssertionError("a plan has at least one phase")
+
+    def lr(self, step: int) -> float:
+        """Linear warm-up, then a cosine to a hundredth, in each phase."""
+        _, phase, inside = self.at(step)
+        if inside < phase.warmup:
+            return phase.lr * (inside + 1) / phase.warmup
+        done = (inside - phase.warmup) / max(1, phase.steps - phase.warmup)
+        return phase.lr * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1.0, done))))
+
+
+class SegmentBatches(IterableDataset[tuple[Tensor, Tensor]]):
+    """The batches of one segment: (states (B, F + S, C, H, W), clock (B, F + S, 2)), a function of the plan alone.
+
+    With several ranks each takes every world-size-th sample of the batch.
+    """
+
+    def __init__(self, data: TrainSet, frames: int, plan: Plan, segment: int, rank: int = 0, ranks: int = 1) -> None:
+        self.data, self.frames, self.plan, self.segment = data, frames, plan, segment
+        self.rank, self.ranks = rank, ranks
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        first = self.segment * self.plan.segment
+        order, key = np.empty(0, np.int64), (-1, -1)
+        for step in range(first, min(first + self.plan.segment, self.plan.total)):
+            i, phase, inside = self.plan.at(step)
+            length = self.frames + phase.rollout
+            count = self.data.windows(length)
+            if count == 0:
+                raise BadInput(
+                    f"the training period has no {length} consecutive steps", where=str(self.data.path),
+                    todo="train on a longer period, or with a shorter rollout (training.rollout)",
+                )  # fmt: skip
+            batch = min(self.plan.batch_size, count)
+            per_pass = count // batch
+            if key != (i, inside // per_pass):
+                key = (i, inside // per_pass)
+                order = np.random.default_rng([self.plan.seed, *key]).permutation(count)
+            at = (inside % per_pass) * batch
+            yield self.data.batch(order[at : at + batch][self.rank :: self.ranks], length)
+
+
+class Averaged:
+    """Exponential moving average of the parameters (Polyak); buffers are not averaged but copied.
+
+    The decay rises with the step, min(decay, (1 + step) / (10 + step)), so that early weights are forgotten.
+    """
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self.shadow = {k: p.detach().clone() for k, p in model.named_parameters()}
+
+    def update(self, model: nn.Module, step: int) -> None:
+        """After the optimiser's step."""
+        decay = min(self.decay, (1 + step) / (10 + step))
+        with torch.no_grad():
+            for k, p in model.named_parameters():
+                self.shadow[k].lerp_(p.detach(), 1 - decay)
+
+    def model(self, model: ForecastModel) -> ForecastModel:
+        """A copy of `model` that carries the averaged parameters."""
+        out = copy.deepcopy(model)
+        with torch.no_grad():
+            for k, p in out.named_parameters():
+                p.copy_(self.shadow[k])
+        return out
+
+
+class Fitting(L.LightningModule):
+    """What Lightning trains: model, loss and averaged weights under a plan."""
+
+    def __init__(self, model: ForecastModel, loss: nn.Module, static: Tensor, plan: Plan, training: Training) -> None:
+        super().__init__()
+        self.model, self.loss_function, self.plan, self.training_recipe = model, loss, plan, training
+        self.register_buffer("static", static, persistent=False)
+        self.averaged = Averaged(model, training.ema)
+        self.last_loss = math.nan
+
+    def training_step(self, batch: tuple[Tensor, Tensor], index: int) -> Tensor:
+        """Loss of one rollout."""
+        states, clock = batch
+        frames = self.model.signature.frames
+        static = self.static
+        assert isinstance(static, Tensor)
+        predicted = rollout(self.model, states[:, :frames], clock, static, states.shape[1] - frames)
+        loss: Tensor = self.loss_function(predicted, states[:, frames:])
+        if not torch.isfinite(loss):
+            raise Failure(
+                f"the training loss is {loss.item()} at step {self.global_step}",
+                todo="lower training.lr, or look for wild values with `eoflow datasets check`",
+            )
+        self.last_loss = float(loss.detach())
+        return loss
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """Seed whatever is random in the step from the step itself."""
+        torch.manual_seed(self.plan.seed * 1_000_003 + self.global_step)
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Average the weights."""
+        self.averaged.update(self.model, self.global_step)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """The averaged weights belong to the training state."""
+        checkpoint["averaged"] = self.averaged.shadow
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """See on_save_checkpoint."""
+        self.averaged.shadow = checkpoint["averaged"]
+
+    def configure_optimizers(self) -> Any:
+        """AdamW; no decay of biases, norms and scales."""
+        trained = [p for p in self.model.parameters() if p.requires_grad]
+        groups = [
+            {"params": [p for p in trained if p.ndim > 1], "weight_decay": self.training_recipe.weight_decay},
+            {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
+        ]
+        optimizer = torch.optim.AdamW(groups, lr=1.0, betas=(0.9, 0.99))
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self.plan.lr)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+class _Progress(L.Callback):
+    def __init__(self, report: Callable[[int, int, str], None]) -> None:
+        self.report = report
+
+    def on_train_batch_end(self, trainer: L.Trainer, module: L.LightningModule, *rest: Any) -> None:
+        """Tell where we are."""
+        assert isinstance(module, Fitting)
+        step = trainer.global_step
+        _, phase, _ = module.plan.at(max(0, step - 1))
+        steps = f"{phase.rollout} steps" if phase.rollout > 1 else "1 step"
+        self.report(step, module.plan.total, f"rollout {steps}, loss {module.last_loss:.4f}")
+
+
+class _Segments(L.LightningDataModule):
+    def __init__(self, data: TrainSet, frames: int, plan: Plan) -> None:
+        super().__init__()
+        self.data, self.frames, self.plan = data, frames, plan
+
+    def train_dataloader(self) -> Any:
+        """The loader of the segment that comes next; made anew for each."""
+        trainer = self.trainer
+        assert trainer is not None
+        batches = SegmentBatches(
+            self.data, self.frames, self.plan, trainer.current_epoch, trainer.global_rank, trainer.world_size
+        )
+        return DataLoader(batches, batch_size=None)
+
+
+def fit(
+    model: ForecastModel, loss: nn.Module, static: Tensor, data: TrainSet, plan: Plan, training: Training, state: Path,
+    progress: Callable[[int, int, str], None] | None = None,
+) -> ForecastModel:  # fmt: skip
+    """Train `model` by the plan and return a copy with the averaged weights.
+
+    state: folder of the training state; what an interrupted run left there is continued. Raises Failure on a
+    diverging loss, BadInput on data too short for the plan.
+    """
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    state.mkdir(parents=True, exist_ok=True)
+    saved = state / "last.ckpt"
+    fitting = Fitting(model, loss, static, plan, training)
+    save = _SaveState(saved)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        trainer = L.Trainer(
+            max_epochs=plan.segments, accelerator="auto", devices="auto" if torch.cuda.is_available() else 1,
+            gradient_clip_val=training.gradient_clip, reload_dataloaders_every_n_epochs=1, logger=False,
+            enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False, use_distributed_sampler=False,
+            callbacks=[save, *([_Progress(progress)] if progress else [])], default_root_dir=str(state),
+        )  # fmt: skip
+        segments = _Segments(data, model.signature.frames, plan)
+        trainer.fit(fitting, datamodule=segments, ckpt_path=str(saved) if saved.exists() else None, weights_only=True)
+    if trainer.interrupted:
+        raise KeyboardInterrupt
+    return fitting.averaged.model(fitting.model.cpu()).eval()
+
+
+class _SaveState(L.Callback):
+    """Save the state at the end of every segment: beside, then renamed, so that a kill leaves the old one."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def on_train_epoch_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        """After the segment's last step."""
+        temp = self.path.with_suffix(".tmp")
+        trainer.save_checkpoint(temp, weights_only=False)
+        if trainer.is_global_zero:
+            temp.replace(self.path)

@@ -1,0 +1,223 @@
+"""`eoflow verify`: score every run of the cube whose truth has arrived, with the baselines beside it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from eoflow import catalog, checkpoint
+from eoflow.archive import Archive
+from eoflow.errors import BadInput
+from eoflow.predict import DEFAULT_MODEL, forecast, load_model, only_dataset, present_times
+from eoflow.products import ForecastCube, cubes
+from eoflow.times import Cadence, Period, format_duration, iso, year_and_day_fraction
+from eoflow.workspace import Workspace
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+    from eoflow.checkpoint import Checkpoint
+    from eoflow.schema import Channel
+    from eoflow.verify.results import Scorecard
+
+Progress = Callable[[int, int, str], None]
+BASELINES = ("persistence", "climatology", "eof-ridge")
+CEILING = "ceiling"
+
+
+def verify(
+    dataset: str | None = None, models: str | list[str] | None = None, period: str | None = None, *,
+    baselines: bool = True, workspace: Workspace | str | None = None, progress: Progress | None = None,
+) -> Scorecard:  # fmt: skip
+    """Score the forecasts of a dataset by lead, with intervals, and write scores.json and the figure.
+
+    models: names (a list, or with commas); by default every model that has forecasts. baselines: also run and fit
+    those of BASELINES that are missing, on the training period of the first model. period: of initial times.
+    Runs that start inside the first model's training or validation period are left out, and the header says so.
+    Raises BadInput where nothing can be scored.
+    """
+    from eoflow.verify.scorecard import score
+
+    ws = workspace if isinstance(workspace, Workspace) else Workspace(workspace)
+    name = dataset or only_dataset(ws)
+    archive = Archive.load(ws, name)
+    asked = [m.strip() for m in models.split(",")] if isinstance(models, str) else models
+    chosen = [ForecastCube(ws, name, m) for m in asked] if asked else _with_forecasts(ws, name)
+    for cube in chosen:
+        if not cube.exists() and cube.model not in BASELINES:
+            cube.open()  # raises with the line that makes it
+    main = next(
+        (c for c in chosen if c.exists() and c.model not in BASELINES), next((c for c in chosen if c.exists()), None)
+    )
+    if main is None:
+        raise BadInput(
+            f"there is no forecast for {name} to verify", todo=f"eoflow forecast --lead 10d --dataset {name}"
+        )
+    trained = _checkpoint_of(main, archive)
+    wanted = {c.model: c for c in chosen}
+    if baselines:
+        for b in BASELINES:
+            wanted.setdefault(b, ForecastCube(ws, name, b))
+    inits, lead = _scorable(main, archive, period)
+    for model in [m for m in wanted if m in BASELINES]:
+        _complete(ws, archive, wanted[model], trained, inits, lead, progress)
+    forecasts: dict[str, xr.Dataset] = {m: c.open() for m, c in wanted.items() if c.exists()}
+    ceiling = _ceiling(ws, archive, inits, lead) if baselines else None
+    if ceiling is not None:
+        forecasts[CEILING] = ceiling
+    mean_state = _climatology(ws, archive, trained, progress)
+    splits = trained.splits if trained is not None and trained.provenance.get("dataset") == name else {}
+    exclude = [Period.parse(splits[k]) for k in ("train", "valid") if k in splits]
+    card = score(
+        forecasts, archive.open(), mean_state, dataset=name, period=Period.parse(period) if period else None,
+        exclude=exclude, climatology_name=_climatology_name(splits, trained),
+    )  # fmt: skip
+    ws.write_text(card.to_json(), "scores", name, "scores.json")
+    return card
+
+
+def _with_forecasts(ws: Workspace, name: str) -> list[ForecastCube]:
+    found = cubes(ws, name)
+    order = {DEFAULT_MODEL: 0}
+    return sorted(found, key=lambda c: (order.get(c.model, 1), c.model))
+
+
+def _checkpoint_of(cube: ForecastCube, archive: Archive) -> Checkpoint | None:
+    """The checkpoint that made the cube's newest run, if it is still there."""
+    record = json.loads(str(cube.open()["provenance"].isel(init_time=-1).values))
+    if record["checkpoint_location"]:
+        try:
+            return checkpoint.Checkpoint.from_pretrained(record["checkpoint_location"])
+        except BadInput:
+            return None
+    return None
+
+
+def _scorable(cube: ForecastCube, archive: Archive, period: str | None) -> tuple[list[np.datetime64], str]:
+    """Initial times of the cube (inside the period) that have some truth, and the longest lead of the cube."""
+    ds = cube.open()
+    inits = ds["init_time"].values
+    if period:
+        inits = inits[Period.parse(period).contains(inits)]
+    step = Cadence(archive.schema.step).delta
+    inits = inits[inits + step <= archive.times[-1]]
+    if len(inits) == 0:
+        raise BadInput(
+            f"no forecast of {cube.model} can be scored yet: the archive ends {iso(archive.times[-1])}",
+            where=f"initial times {iso(ds['init_time'].values[0])}/{iso(ds['init_time'].values[-1])}",
+            todo=f"eoflow ingest {archive.name}, or forecast from earlier: --init START/END --every 5d",
+        )  # fmt: skip
+    return list(inits), format_duration(ds["lead_time"].values[-1])
+
+
+def _complete(
+    ws: Workspace, archive: Archive, cube: ForecastCube, like: Checkpoint | None, inits: list[np.datetime64], lead: str,
+    progress: Progress | None,
+) -> None:  # fmt: skip
+    """Fit a baseline where it has no checkpoint, and run it from the initial times it lacks."""
+    if cube.model != "persistence" and not _fitted(ws, archive, cube.model, like, progress):
+        return
+    keys = cube.run_keys()
+    steps = Cadence(archive.schema.step).steps(lead)
+    frames = load_model(ws, archive.name, cube.model, archive.schema).signature.frames
+    present = set(present_times(archive).tolist())
+    step = Cadence(archive.schema.step).delta
+    for t in inits:
+        whole = all((t - step * k).astype("datetime64[ns]").item() in present for k in range(frames))
+        if whole and keys.get(t, ("", 0))[1] < steps:
+            break
+    else:
+        return
+    missing = [t for t in inits if keys.get(t, ("", 0))[1] < steps]
+    _forecast_each(ws, archive, cube.model, missing, lead, progress)
+
+
+def _forecast_each(
+    ws: Workspace, archive: Archive, model: str, inits: list[np.datetime64], lead: str, progress: Progress | None
+) -> None:
+    """Runs from a list of initial times: as one range where they are evenly spaced, else one by one."""
+    gaps = np.unique(np.diff(np.array(inits)))
+    if len(inits) > 2 and len(gaps) == 1:
+        span = f"{iso(inits[0])}/{iso(inits[-1])}"
+        forecast(
+            lead,
+            dataset=archive.name,
+            model=model,
+            init=span,
+            every=format_duration(gaps[0]),
+            workspace=ws,
+            progress=progress,
+        )
+        return
+    for t in inits:
+        forecast(lead, dataset=archive.name, model=model, init=iso(t), workspace=ws, progress=progress)
+
+
+def _fitted(ws: Workspace, archive: Archive, model: str, like: Checkpoint | None, progress: Progress | None) -> bool:
+    """Whether the baseline has a checkpoint for this dataset; fits one on the main model's training period if not."""
+    from eoflow.train import train
+
+    try:
+        checkpoint.resolve(ws, archive.name, model, archive.schema)
+    except BadInput:
+        own = like is not None and like.provenance.get("dataset") == archive.name
+        try:
+            train(
+                model,
+                archive.name,
+                train_period=like.splits["train"] if own and like else None,
+                workspace=ws,
+                progress=progress,
+            )
+        except BadInput:
+            return False  # too little data to fit a baseline: the scorecard goes on without it
+    return True
+
+
+def _climatology(ws: Workspace, archive: Archive, trained: Checkpoint | None, progress: Progress | None) -> Any:
+    """times, channel -> (T, H, W) climatological mean in physical units; None where none can be fitted."""
+    import torch
+
+    if not _fitted(ws, archive, "climatology", trained, progress):
+        return None
+    fitted = load_model(ws, archive.name, "climatology", archive.schema)
+    labels = [c.label for c in fitted.schema.channels]
+
+    state: Any = fitted.model.mean_state
+
+    def mean_state(times: Any, channel: Channel) -> Any:
+        at = labels.index(channel.label)
+        clock = torch.from_numpy(year_and_day_fraction(np.asarray(times)))
+        with torch.inference_mode():
+            parts = [
+                fitted.normalizer.decode(state(c).numpy())[:, at] for c in torch.split(clock, 64)
+            ]
+        return np.concatenate(parts)
+
+    return mean_state
+
+
+def _climatology_name(splits: dict[str, str], trained: Checkpoint | None) -> str:
+    source = splits or (trained.splits if trained is not None else {})
+    return "day-of-year x hour harmonics" + (f", fitted on {source['train']}" if "train" in source else "")
+
+
+def _ceiling(ws: Workspace, archive: Archive, inits: list[np.datetime64], lead: str) -> xr.Dataset | None:
+    """The source's own re-run from a perturbed state, for a source that can re-run its truth (the sample planet)."""
+    from eoflow.errors import EoflowError
+    from eoflow.sources.base import SourceContext, create
+
+    try:
+        entry = catalog.dataset(archive.name, ws)
+        source = create(entry, SourceContext(cache=ws.cache, now=archive.times[-1]))
+        rerun = getattr(source, CEILING, None)
+        if rerun is None:
+            return None
+        step = Cadence(archive.schema.step).delta
+        leads = step * np.arange(1, Cadence(archive.schema.step).steps(lead) + 1)
+        return rerun(np.array(inits), leads)
+    except EoflowError:
+        return None

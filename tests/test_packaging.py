@@ -1,0 +1,211 @@
+"""What an installation consists of: wheel, sdist, versions, and what an outside package can add to it."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import re
+import subprocess
+import sys
+import tarfile
+import tomllib
+import zipfile
+from pathlib import Path
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.version import Version
+
+REPO = Path(__file__).resolve().parent.parent
+PROJECT = tomllib.loads((REPO / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+
+# distribution -> what it is imported as, where they differ
+IMPORTED_AS = {
+    "pyyaml": "yaml",
+    "netcdf4": "netCDF4",
+    "cf-xarray": "cf_xarray",
+    "pydantic-settings": "pydantic_settings",
+}
+
+
+def constraints() -> dict[str, str]:
+    lines = (REPO / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    pins = [line.split("#")[0].strip() for line in lines]
+    return dict(p.split("==") for p in pins if p)
+
+
+def requirements(*extras: str) -> list[Requirement]:
+    texts = list(PROJECT["dependencies"])
+    for extra in extras:
+        texts += PROJECT["optional-dependencies"][extra]
+    return [Requirement(t) for t in texts]
+
+
+def name(distribution: str) -> str:
+    return re.sub(r"[-_.]+", "-", distribution).lower()
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the wheel and the sdist, built without a network."""
+    out = tmp_path_factory.mktemp("dist")
+    done = subprocess.run(
+        [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(out), str(REPO)],
+        capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    return out
+
+
+def test_wheel_carries_what_runs(built: Path):
+    with zipfile.ZipFile(next(built.glob("*.whl"))) as z:
+        members = set(z.namelist())
+        entry_points = z.read(next(m for m in members if m.endswith("entry_points.txt"))).decode()
+    for folder in ("eoflow", "catalogs", "flows"):
+        inside = Path("eoflow") if folder != "eoflow" else Path()
+        for path in (REPO / folder).rglob("*"):
+            if path.is_file() and "__pycache__" not in path.parts:
+                assert (inside / path.relative_to(REPO)).as_posix() in members
+    assert "eoflow = eoflow.cli:main" in entry_points
+    top = {m.split("/")[0] for m in members}
+    assert top == {"eoflow", f"eoflow-{PROJECT['version']}.dist-info"}
+    assert not [m for m in members if "test" in m.lower() or m.endswith(".pyc")]
+    assert any(m.endswith("licenses/LICENSE") for m in members)
+
+
+def test_sdist_builds_again(built: Path):
+    with tarfile.open(next(built.glob("*.tar.gz"))) as t:
+        members = {m.split("/", 1)[1] for m in t.getnames() if "/" in m}
+    for path in ("pyproject.toml", "README.md", "LICENSE", "CHANGELOG.md", "Makefile", "constraints.txt",
+                 "eoflow/cli.py", "flows/ingest.py", "deploy/prefect.yaml", "tests/test_house.py"):  # fmt: skip
+        assert path in members
+    assert not [m for m in members if m.startswith((".venv", "eoflow-data", ".git/"))]
+
+
+def test_wheel_runs_from_anywhere(built: Path, tmp_path: Path):
+    """Unpacked outside the checkout, the package finds its catalogs and its flows."""
+    with zipfile.ZipFile(next(built.glob("*.whl"))) as z:
+        z.extractall(tmp_path / "site")
+    code = """
+import eoflow, pathlib, sys
+from eoflow import catalog, up
+print(pathlib.Path(eoflow.__file__).parent.parent)
+print(catalog.dataset("sample-atmosphere").name)
+for n in up.SCHEDULES:
+    f = up.load_flow(n)
+    print(n, f.to_deployment("x").entrypoint)
+"""
+    env = {**os.environ, "PYTHONPATH": str(tmp_path / "site"), "PREFECT_HOME": str(tmp_path / "prefect")}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert lines[:2] == [str(tmp_path / "site"), "sample-atmosphere"]
+    for line in lines[2:]:
+        flow, entrypoint = line.split(" ", 1)
+        assert entrypoint == f"site/eoflow/flows/{flow}.py:{flow}"
+
+
+def test_constraints_satisfy_the_project():
+    pins = constraints()
+    for r in requirements(*[e for e in PROJECT["optional-dependencies"] if e != "all"]):
+        assert name(r.name) in pins, f"{r.name} is not in constraints.txt"
+        assert r.specifier.contains(Version(pins[name(r.name)])), f"{r}: constraints.txt has {pins[name(r.name)]}"
+
+
+@pytest.mark.parametrize(
+    ("package", "below"),
+    [("xarray", "2026.8"), ("fastapi", "0.151"), ("sqlalchemy", "2.1"), ("torch", "2.14"), ("icechunk", "2")],
+)
+def test_what_breaks_at_run_time_is_excluded(package: str, below: str):
+    """In the project itself too: `pip install eoflow[flows]` reads no constraints file."""
+    (required,) = [r for r in requirements("flows") if name(r.name) == package]
+    assert not required.specifier.contains(Version(below))
+    text = (REPO / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    line = next(i for i, t in enumerate(text) if t.startswith(f"{package}=="))
+    assert text[line - 1].startswith("#"), f"the pin of {package} has no reason beside it"
+
+
+def test_versions_agree():
+    import eoflow
+
+    assert eoflow.__version__ == PROJECT["version"]
+    assert f"## {PROJECT['version']}" in (REPO / "CHANGELOG.md").read_text(encoding="utf-8")
+
+
+def imported() -> set[str]:
+    """Third-party top-level modules that eoflow imports anywhere."""
+    found = set()
+    for path in (REPO / "eoflow").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                found |= {a.name.split(".")[0] for a in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+                found.add(node.module.split(".")[0])
+    return found - set(sys.stdlib_module_names) - {"eoflow", "__future__"}
+
+
+def test_every_import_is_declared():
+    declared = {IMPORTED_AS.get(name(r.name), name(r.name)) for r in requirements("cloud", "flows", "grib")}
+    assert imported() <= declared, f"not in pyproject.toml: {sorted(imported() - declared)}"
+
+
+@pytest.fixture(scope="module")
+def outside(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The outside package, installed by pip into a folder of its own."""
+    target = tmp_path_factory.mktemp("outside")
+    source = REPO / "tests" / "plugin_package"
+    done = subprocess.run(
+        [sys.executable, "-m", "pip", "install", "--no-deps", "--no-build-isolation", "--no-index", "--quiet",
+         "--target", str(target), str(source)],
+        capture_output=True, text=True, timeout=180,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return target
+
+
+def eoflow_cli(outside: Path, *argv: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(outside), str(REPO)]), "OMP_NUM_THREADS": "1"}
+    code = "import sys; from eoflow.cli import main; sys.exit(main())"
+    return subprocess.run(
+        [sys.executable, "-c", code, *argv], cwd=cwd, env=env, capture_output=True, text=True, timeout=300
+    )
+
+
+def test_outside_model_passes_the_contract(outside: Path, tmp_path: Path):
+    for target in ("outside_pkg:DampedDrift", "damped-drift"):
+        done = eoflow_cli(outside, "models", "check", target, cwd=tmp_path)
+        assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_outside_package_is_used_end_to_end(outside: Path, tmp_path: Path):
+    """Its source is ingested, its model forecasts, its metric stands in the scorecard."""
+    catalogs = tmp_path / "ws" / "catalogs"
+    (catalogs / "datasets").mkdir(parents=True)
+    (catalogs / "models").mkdir()
+    entry = {
+        "name": "wave", "title": "Travelling wave", "source": {"driver": "travelling-wave", "args": {"degrees": 30}},
+        "schedule": {"start": "2020-01-01", "cadence": "6h", "end": "2020-04-30T18:00"},
+    }  # fmt: skip
+    recipe = {"name": "drift", "title": "Damped drift", "network": {"name": "damped-drift", "options": {"start": 0.9}},
+              "training": {"epochs": 1, "max_minutes": 1}}  # fmt: skip
+    (catalogs / "datasets" / "wave.yaml").write_text(yaml.safe_dump(entry))
+    (catalogs / "models" / "drift.yaml").write_text(yaml.safe_dump(recipe))
+    inits = ["--init", "2020-04-10/2020-04-25", "--every", "1d"]
+    for argv in (
+        ["ingest", "wave"],
+        ["train", "drift", "--dataset", "wave", "--train-period", "2020-01-01/2020-02-29"],
+        ["forecast", "--lead", "2d", "--dataset", "wave", "--model", "drift", *inits],
+    ):
+        done = eoflow_cli(outside, "--workspace", "ws", *argv, cwd=tmp_path)
+        assert done.returncode == 0, f"{argv}: {done.stdout}{done.stderr}"
+    verify = ["--workspace", "ws", "--json", "verify", "--dataset", "wave", "--model", "drift"]
+    done = eoflow_cli(outside, *verify, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    rows = json.loads(done.stdout)
+    worst = {(r["model"], r["lead_hours"]): r["value"] for r in rows if r["metric"] == "worst"}
+    rmse = {(r["model"], r["lead_hours"]): r["value"] for r in rows if r["metric"] == "rmse"}
+    assert worst[("drift", 24)] > rmse[("drift", 24)] > 0
