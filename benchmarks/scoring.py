@@ -169,9 +169,7 @@ def run(quick: bool = False, repeat: int = 3) -> dict[str, Any]:
             scale = VARIABLES[key.split()[1]][1] if key.split()[0] != "acc" else 1.0
             if not np.allclose(ours[key], values, rtol=1e-3, atol=1e-3 * scale):
                 raise RuntimeError(f"eoflow and {c} disagree on {key}")
-    table = {
-        c: {k: median(r[k] for r in rs) for k in ("seconds", "peak_mb", "added_mb")} for c, rs in runs.items()
-    }
+    table = {c: {k: median(r[k] for r in rs) for k in ("seconds", "peak_mb", "added_mb")} for c, rs in runs.items()}
     fastest = min(CONTESTANTS[1:], key=lambda c: table[c]["seconds"])
     return {
         "benchmark": "scoring", "cases": inits * leads, "variables": len(VARIABLES), **machine, "runs": table,
@@ -195,12 +193,15 @@ def main() -> None:
     if args.json:
         print(json.dumps(out))
         return
-    print(f"scoring {out['cases']} cases x {out['variables']} variables on 32 x 64 ({out['cube_gb']:.2f} GB of forecasts)")
+    size = f"{out['cube_gb']:.2f} GB of forecasts on 32 x 64"
+    print(f"scoring {out['cases']} cases x {out['variables']} variables ({size})")
     for name, r in out["runs"].items():
         note = " (with 95 % intervals)" if name == "eoflow" else ""
         print(f"  {name:15s} {r['seconds']:7.2f} s   peak {r['peak_mb']:6.0f} MB (+{r['added_mb']:.0f}){note}")
     print(f"  ratio to the fastest plain one ({out['reference']}): {out['ratio']:.1f} x (goal {out['goal']:g})")
-    print(f"  limits: reading the cube alone {out['read_seconds']:.2f} s ({out['share_of_read_limit']:.0%} of it reached),")
+    print(
+        f"  limits: reading the cube alone {out['read_seconds']:.2f} s ({out['share_of_read_limit']:.0%} of it reached)"
+    )
     print(f"          memory copy {out['memcpy_gb_s']:.1f} GB/s ({out['share_of_memory_limit']:.1%})")
 
 

@@ -29,17 +29,17 @@ A reader keeps the snapshot that it opened, whatever is written meanwhile.
 from __future__ import annotations
 
 import json
-import re
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from eoflow.errors import BadInput, Failure
+from eoflow.history import Commit, commits, find
 from eoflow.schema import FieldSchema
-from eoflow.times import NS, Cadence, Period, iso
+from eoflow.times import NS, Cadence
 from eoflow.workspace import Workspace, check_name
 
 if TYPE_CHECKING:
@@ -54,26 +54,11 @@ MAIN = "main"
 STAGING = "staging-"
 ROLLED_BACK = "rolled-back-"
 TIME_UNITS = "seconds since 1970-01-01 00:00:00"
-_ID = re.compile(r"^[0-9A-Z]{4,20}$")
+_HELD: set[tuple[str, str, int]] = set()
 
 
 class Conflict(Failure):
     """Another writer committed first (object stores only); nothing was lost, start again from the new state."""
-
-
-@dataclass(frozen=True)
-class Commit:
-    """One line of the history. `time` datetime64[ns] UTC; `current`: on the line that `main` is on now."""
-
-    id: str
-    time: np.datetime64
-    message: str
-    details: dict[str, Any] = field(default_factory=dict)
-    current: bool = True
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-ready."""
-        return {"id": self.id, "time": iso(self.time), "message": self.message, "current": self.current, **self.details}
 
 
 class Archive:
@@ -82,7 +67,6 @@ class Archive:
     def __init__(self, workspace: Workspace, name: str) -> None:
         self.workspace, self.name = workspace, check_name(name, "dataset name")
         self._repo: icechunk.Repository | None = None
-        self._writing = 0
         self._cache: dict[str, dict[str, Any]] = {}
 
     def __repr__(self) -> str:
@@ -185,7 +169,8 @@ class Archive:
                 group = zarr.open_group(store, mode="r")
             except FileNotFoundError:
                 return {"attrs": {}, "times": np.empty(0, NS)}
-            seconds = np.asarray(group["time"][:]) if "time" in group else np.empty(0, "i8")
+            stored: Any = group.get("time")
+            seconds = np.asarray(stored[:]) if stored is not None else np.empty(0, "i8")
             while len(self._cache) > 16:
                 self._cache.pop(next(iter(self._cache)))
             self._cache[snapshot] = {"attrs": dict(group.attrs), "times": seconds.astype("datetime64[s]").astype(NS)}
@@ -259,47 +244,14 @@ class Archive:
 
     def history(self) -> list[Commit]:
         """Every state that readers could see, newest first, those that were rolled back included."""
-        found: dict[str, Commit] = {}
-        lines: list[tuple[bool, dict[str, str]]] = [(True, {"branch": MAIN})]
-        lines += [(False, {"tag": t}) for t in self.repo.list_tags() if t.startswith(ROLLED_BACK)]
-        for current, line in lines:
-            for s in self.repo.ancestry(**line):
-                if s.id in found:
-                    break
-                details = dict(s.metadata)
-                if s.parent_id is None or details.pop("hidden", False):
-                    continue
-                when = np.datetime64(s.written_at.replace(tzinfo=None), "ns")
-                found[s.id] = Commit(s.id, when, s.message, details, current)
-        return sorted(found.values(), key=lambda c: c.time, reverse=True)
+        return commits(self.repo, MAIN, ROLLED_BACK)
 
     def resolve(self, as_of: str | None, branch: str = MAIN) -> str:
         """A snapshot id from an id, a unique prefix (four characters or more) or an ISO time. Raises BadInput.
 
         A time means what readers saw at its end: `2024-05-01` is the state at the end of that day.
         """
-        if as_of is None:
-            return self.tip(branch)
-        text = str(as_of).strip()
-        commits = self.history()
-        matches = [c.id for c in commits if c.id == text] or [
-            c.id for c in commits if _ID.match(text.upper()) and c.id.startswith(text.upper())
-        ]
-        if len(matches) == 1:
-            return matches[0]
-        if matches:
-            raise BadInput(f"'{text}' could be {len(matches)} snapshots of '{self.name}'", todo="give more characters")
-        try:
-            when = Period.parse(text).end
-        except BadInput:
-            raise BadInput(
-                f"'{text}' is neither a snapshot of '{self.name}' nor an ISO time", todo=f"see eoflow history {self.name}"
-            ) from None
-        for c in commits:
-            if c.time <= when:
-                return c.id
-        first = iso(commits[-1].time) if commits else "never"
-        raise BadInput(f"'{self.name}' held nothing at {text}", todo=f"its first state is of {first}")
+        return self.tip(branch) if as_of is None else find(self.history(), str(as_of).strip(), self.name)
 
     def rollback(self, to: str) -> str:
         """Make an earlier state the newest one again; returns the id of the commit that says so.
@@ -324,20 +276,20 @@ class Archive:
 
     @contextmanager
     def writing(self) -> Iterator[None]:
-        """Hold the dataset's one-writer lock (may be nested). Take it before reading what will be changed."""
-        if self._writing:
-            self._writing += 1
-            try:
-                yield
-            finally:
-                self._writing -= 1
+        """Hold the dataset's one-writer lock; take it before reading what will be changed.
+
+        May be nested in one thread, also through another object for the same archive.
+        """
+        key = (self.workspace.root, self.name, threading.get_ident())
+        if key in _HELD:
+            yield
             return
         with self.workspace.lock(f"archive-{self.name}"):
-            self._writing = 1
+            _HELD.add(key)
             try:
                 yield
             finally:
-                self._writing = 0
+                _HELD.discard(key)
 
     @contextmanager
     def transaction(
@@ -353,7 +305,7 @@ class Archive:
         with self.writing():
             tx = Transaction(self, branch)
             yield tx
-            tx.commit(message, {**(details or {}), **({"hidden": True} if hidden else {})})
+            tx.commit(message, {**(details or {}), **tx.details, **({"hidden": True} if hidden else {})})
 
     def publish(self, branch: str, expected: str) -> str:
         """Move `main`, which must still be at `expected`, to the tip of `branch` and drop the branch."""

@@ -137,12 +137,11 @@ class Training(_Model):
     """How a network is trained. `None` = chosen from the amount of data; the choice is saved with the weights."""
 
     epochs: float | None = None
-    max_minutes: float = 12.0
     batch_size: int = 32
-    lr: float = 1e-3
-    weight_decay: float = 1e-2
+    lr: float = 2e-3
+    weight_decay: float = 0.05
     warmup: float = Field(default=0.05, description="fraction of the steps with rising learning rate")
-    ema: float = Field(default=0.999, description="decay of the averaged weights")
+    ema: float = Field(default=0.995, description="decay of the averaged weights")
     loss: Literal["mse", "mae"] = "mse"
     variable_weights: dict[str, float] = {}
     rollout: tuple[RolloutPhase, ...] = ()

@@ -146,7 +146,7 @@ def ingest(
             name or what[0], what if name else (), period=period, start=start, end=end, cadence=cadence, rewrite=rewrite,
             now=now, workspace=ws, progress=progress,
         )  # fmt: skip
-    emit(report.to_dict(), lambda c: c.print(report.text()))
+    emit(report.to_dict(), lambda c: c.print("\n".join(report.lines()), markup=False))
 
 
 @app.command()
@@ -155,7 +155,7 @@ def gaps(name: Name, now: Annotated[str | None, typer.Option(hidden=True)] = Non
     from eoflow.ingest.run import gaps as run
 
     found = run(name, workspace=_workspace(), now=now)
-    emit(found.to_dict(), lambda c: c.print(*found.renderables(), sep="\n"))
+    emit(found.to_dict(), lambda c: c.print("\n".join(found.lines()), found.table(), sep="\n") if found.ranges else c.print("\n".join(found.lines())))
 
 
 @app.command()
@@ -167,7 +167,7 @@ def backfill(
 
     with progress_bar("backfill") as progress:
         report = run(name, period=period, workspace=_workspace(), now=now, progress=progress)
-    emit(report.to_dict(), lambda c: c.print(report.text()))
+    emit(report.to_dict(), lambda c: c.print("\n".join(report.lines()), markup=False))
 
 
 @app.command()
@@ -176,7 +176,7 @@ def history(name: Name) -> None:
     from eoflow.ingest.run import history as run
     from eoflow.view import tables
 
-    rows = run(name, workspace=_workspace())
+    rows = [commit.to_dict() for commit in run(name, workspace=_workspace())]
     emit(rows, lambda c: c.print(tables.rows_table(rows, "history of " + name)))
 
 

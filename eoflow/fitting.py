@@ -59,7 +59,9 @@ class Plan:
         per_epoch = max(1, samples // batch)
         first = max(1, round(per_epoch * (training.epochs if training.epochs is not None else epochs)))
         phases = [Phase(first, 1, training.lr, round(first * training.warmup))]
-        phases += [Phase(max(1, round(per_epoch * p.epochs)), p.steps, p.lr, 0) for p in training.rollout]
+        for p in training.rollout:
+            steps = max(1, round(per_epoch * p.epochs))
+            phases.append(Phase(steps, p.steps, p.lr, min(10, steps // 10)))
         return cls(tuple(phases), batch, training.seed)
 
     @property
@@ -81,12 +83,12 @@ class Plan:
         raise AssertionError("a plan has at least one phase")
 
     def lr(self, step: int) -> float:
-        """Linear warm-up, then a cosine to a hundredth, in each phase."""
+        """Linear warm-up, then a cosine to a twentieth, in each phase."""
         _, phase, inside = self.at(step)
         if inside < phase.warmup:
             return phase.lr * (inside + 1) / phase.warmup
         done = (inside - phase.warmup) / max(1, phase.steps - phase.warmup)
-        return phase.lr * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1.0, done))))
+        return phase.lr * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * min(1.0, done))))
 
 
 class SegmentBatches(IterableDataset[tuple[Tensor, Tensor]]):
@@ -123,26 +125,30 @@ class SegmentBatches(IterableDataset[tuple[Tensor, Tensor]]):
 class Averaged:
     """Exponential moving average of the parameters (Polyak); buffers are not averaged but copied.
 
-    The decay rises with the step, min(decay, (1 + step) / (10 + step)), so that early weights are forgotten.
+    The decay rises with the steps since the last restart, min(decay, (1 + n) / (10 + n)): early weights are forgotten.
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
         self.decay = decay
         self.shadow = {k: p.detach().clone() for k, p in model.named_parameters()}
 
-    def update(self, model: nn.Module, step: int) -> None:
-        """After the optimiser's step."""
-        decay = min(self.decay, (1 + step) / (10 + step))
+    def update(self, model: nn.Module, n: int) -> None:
+        """After the optimiser's step; `n` steps since the last restart."""
+        decay = min(self.decay, (1 + n) / (10 + n))
         with torch.no_grad():
             for k, p in model.named_parameters():
                 self.shadow[k].lerp_(p.detach(), 1 - decay)
 
+    def into(self, model: nn.Module) -> None:
+        """Give `model` the averaged parameters."""
+        with torch.no_grad():
+            for k, p in model.named_parameters():
+                p.copy_(self.shadow[k])
+
     def model(self, model: ForecastModel) -> ForecastModel:
         """A copy of `model` that carries the averaged parameters."""
         out = copy.deepcopy(model)
-        with torch.no_grad():
-            for k, p in out.named_parameters():
-                p.copy_(self.shadow[k])
+        self.into(out)
         return out
 
 
@@ -173,12 +179,16 @@ class Fitting(L.LightningModule):
         return loss
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        """Seed whatever is random in the step from the step itself."""
+        """Seed whatever is random in the step from the step itself; a new phase starts from the averaged weights."""
         torch.manual_seed(self.plan.seed * 1_000_003 + self.global_step)
+        phase, _, inside = self.plan.at(self.global_step)
+        if phase > 0 and inside == 0:
+            self.averaged.into(self.model)
+            self.trainer.optimizers[0].state.clear()
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Average the weights."""
-        self.averaged.update(self.model, self.global_step)
+        self.averaged.update(self.model, self.plan.at(self.global_step - 1)[2] + 1)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """The averaged weights belong to the training state."""
@@ -189,13 +199,11 @@ class Fitting(L.LightningModule):
         self.averaged.shadow = checkpoint["averaged"]
 
     def configure_optimizers(self) -> Any:
-        """AdamW; no decay of biases, norms and scales."""
-        trained = [p for p in self.model.parameters() if p.requires_grad]
-        groups = [
-            {"params": [p for p in trained if p.ndim > 1], "weight_decay": self.training_recipe.weight_decay},
-            {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
-        ]
-        optimizer = torch.optim.AdamW(groups, lr=1.0, betas=(0.9, 0.99))
+        """See models/optim.py; `lr` is the plan's."""
+        from eoflow.models.optim import MuonAdamW, parameter_groups
+
+        groups = [g for g in parameter_groups(self.model, self.training_recipe.weight_decay) if g["params"]]
+        optimizer = MuonAdamW(groups, lr=1.0)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self.plan.lr)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 

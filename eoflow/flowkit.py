@@ -13,6 +13,10 @@ from typing import Any
 from eoflow.sources.base import AssetTransient
 
 
+MOST_ROWS = 50
+"""Rows of one table of an artifact; the store has the rest."""
+
+
 def is_transient(error: BaseException | None) -> bool:
     """Whether trying again may help: the network or the provider, never a wrong input.
 
@@ -54,7 +58,9 @@ def markdown(title: str, report: Any) -> str:
         if rows is None:
             plain.append((key, value))
         elif rows:
-            tables.append(f"## {key}\n\n{_table(list(rows[0]), [list(r.values()) for r in rows])}")
+            table = _table(list(rows[0]), [list(r.values()) for r in rows[:MOST_ROWS]])
+            more = f"\n\n... and {len(rows) - MOST_ROWS} more" if len(rows) > MOST_ROWS else ""
+            tables.append(f"## {key}\n\n{table}{more}")
     head = _table(["", ""], [[k, v] for k, v in plain]) if plain else ""
     return "\n\n".join([f"# {title}", head, *tables]).rstrip() + "\n"
 

@@ -17,6 +17,7 @@ import json
 import os
 import shutil
 import tempfile
+import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -138,13 +139,13 @@ class ForecastCube:
         run.attrs |= {"eoflow_provenance": json.dumps(record), "history": f"{record['created']} {record['command']}"}
         if not ws.is_local:
             for target in (location, ws.url(*self.parts, "latest.zarr")):
-                run.to_zarr(target, mode="w", zarr_format=3, storage_options=ws.storage_options(), consolidated=True)
+                _store(run, target, storage_options=ws.storage_options())
             return location
         folder = ws.path(*self.parts, "runs")
         folder.mkdir(parents=True, exist_ok=True)
         temp = Path(tempfile.mkdtemp(dir=folder, prefix=".tmp-"))
         try:
-            run.load().to_zarr(temp, mode="w", zarr_format=3, consolidated=True)
+            _store(run.load(), temp)
             temp.chmod(0o755)
             if Path(location).exists():  # a rerun with another checkpoint: move the old run aside, then away
                 aside = folder / f".old-{name}-{os.getpid()}"
@@ -162,6 +163,13 @@ class ForecastCube:
         for old in [n for n in kept[:-KEEP_RUNS] if n != name]:
             shutil.rmtree(folder / old, ignore_errors=True)
         return location
+
+
+def _store(ds: xr.Dataset, target: Any, **options: Any) -> None:
+    """Plain Zarr v3 with consolidated metadata (one read opens it; zarr warns that others may not know them)."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Consolidated metadata")
+        ds.to_zarr(target, mode="w", zarr_format=3, consolidated=True, **options)
 
 
 def point(link: Path, target: str) -> None:

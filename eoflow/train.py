@@ -61,11 +61,12 @@ class TrainReport:
 def train(
     recipe: str | Recipe, dataset: str, *, train_period: str | None = None, overrides: Iterable[str] = (),
     resume: bool = False, workspace: Workspace | str | None = None, progress: Progress | None = None, command: str = "",
+    like: dict[str, str] | None = None,
 ) -> TrainReport:  # fmt: skip
     """Train a recipe on an ingested dataset and make the result its current checkpoint.
 
     train_period: `START/END`; the validation period follows it after a gap. overrides: `key=value` on the recipe.
-    resume: an interrupted run is continued anyway; with True its absence is an error.
+    like: the periods of another checkpoint instead. resume: an interrupted run is continued anyway; with True its absence is an error.
     Raises BadInput for an unknown recipe, dataset, key or a period too short; Failure for a diverging loss.
     """
     from eoflow.prepare.run import prepare
@@ -84,7 +85,7 @@ def train(
     torch.manual_seed(rec.training.seed)
     model = checkpoint.build(rec, signature)  # before the long work: a bad option is found now
 
-    prepared = prepare(rec, dataset, train_period=train_period, workspace=ws, progress=progress)
+    prepared = prepare(rec, dataset, train_period=train_period, workspace=ws, progress=progress, like=like)
     key = hashlib.sha256(f"{rec.model_dump_json()}|{prepared.key}|{eoflow.__version__}".encode()).hexdigest()[:16]
     done = _finished(ws, dataset, rec.name, key)
     if done is not None:

@@ -33,6 +33,7 @@ class Transaction:
         self.archive, self.branch = archive, branch
         self.session: icechunk.Session = archive.repo.writable_session(branch)
         self.snapshot = self.session.snapshot_id
+        self.details: dict[str, Any] = {}  # may be filled while the work is done; goes into the history
         self._group: zarr.Group | None = None
         self._arrays: dict[str, zarr.Array] = {}
 
@@ -144,10 +145,13 @@ def build(
         expected_steps = max(1, int(entry.schedule.expected(None, now).size))
     set_attributes(tx, entry, schema)
     g, lz = tx.group, lay.codec()
-    time_attrs = {"standard_name": "time", "axis": "T", "units": TIME_UNITS, "calendar": "proleptic_gregorian"}
+    about_time: dict[str, Any] = {
+        "standard_name": "time", "axis": "T", "units": TIME_UNITS, "calendar": "proleptic_gregorian",
+    }  # fmt: skip
     g.create_array(
-        "time", shape=(0,), chunks=(TIME_CHUNK,), dtype="i8", fill_value=0, dimension_names=("time",), attributes=time_attrs
-    )
+        "time", shape=(0,), chunks=(TIME_CHUNK,), dtype="i8", fill_value=0, dimension_names=("time",),
+        attributes=about_time,
+    )  # fmt: skip
     for name, (values, attrs) in _coordinates(schema, static).items():
         a = g.create_array(
             name, shape=values.shape, chunks=values.shape, dtype=values.dtype, dimension_names=(name,), attributes=attrs
@@ -198,7 +202,9 @@ def _coordinates(schema: FieldSchema, static: xr.Dataset | None) -> dict[str, tu
             {"standard_name": "longitude", "long_name": "longitude", "units": "degrees_east", "axis": "X"},
         ),
     }
-    pressure = {"standard_name": "air_pressure", "long_name": "pressure level", "units": "hPa", "positive": "down", "axis": "Z"}
+    pressure = {
+        "standard_name": "air_pressure", "long_name": "pressure level", "units": "hPa", "positive": "down", "axis": "Z",
+    }  # fmt: skip
     for spec in (*schema.variables, *schema.static):
         if spec.dim and spec.dim not in out:
             given = dict(static[spec.dim].attrs) if static is not None and spec.dim in static.coords else {}

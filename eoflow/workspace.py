@@ -161,9 +161,10 @@ class Workspace:
 
         folder = self.path("locks")
         folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder / f"{check_name(name)}.lock", timeout=timeout)
+        # one object a path and thread: the holder may take it again, another thread or process may not
+        lock = FileLock(folder / f"{check_name(name)}.lock", is_singleton=True)
         try:
-            lock.acquire()
+            lock.acquire(timeout=timeout)
         except Timeout:
             raise Failure(
                 f"another process has been writing '{name}' for {timeout:.0f} s", where=self.root,

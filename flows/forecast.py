@@ -16,8 +16,9 @@ def forecast_cube(
 ) -> str:  # fmt: skip
     """Roll out and publish; where the latest run lies."""
     from eoflow.predict import forecast as run
+    from eoflow.workspace import Workspace
 
-    report = run(lead, dataset=dataset, model=model, init=init, members=members, workspace=workspace)
+    report = run(lead, dataset=dataset, model=model, init=init, members=members, workspace=Workspace(workspace))
     publish(f"forecast-{dataset}", f"Forecast of {dataset}", report)
     return str(report.latest)
 

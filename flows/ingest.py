@@ -14,8 +14,9 @@ from eoflow.flowkit import RETRY_IF_TRANSIENT, publish
 def ingest_dataset(dataset: str, workspace: str | None = None, period: str | None = None) -> str:
     """Ingest from the end of the archive to now (or `period`); the id of the snapshot that the archive is at."""
     from eoflow.ingest.run import ingest as run
+    from eoflow.workspace import Workspace
 
-    report = run(dataset, period=period, workspace=workspace)
+    report = run(dataset, period=period, workspace=Workspace(workspace))
     publish(f"ingest-{dataset}", f"Ingest of {dataset}", report)
     return str(report.snapshot)
 

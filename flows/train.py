@@ -14,8 +14,9 @@ from eoflow.flowkit import publish
 def train_recipe(recipe: str, dataset: str, workspace: str | None = None, train_period: str | None = None) -> str:
     """Train; the folder of the checkpoint. An interrupted run goes on from its last state."""
     from eoflow.train import train as run
+    from eoflow.workspace import Workspace
 
-    report = run(recipe, dataset, train_period=train_period, workspace=workspace)
+    report = run(recipe, dataset, train_period=train_period, workspace=Workspace(workspace))
     publish(f"train-{dataset}-{recipe}", f"Training of {recipe} on {dataset}", report)
     return str(report.folder)
 

@@ -20,11 +20,12 @@ def verify_cube(
     from eoflow.verify.run import verify as run
     from eoflow.workspace import Workspace
 
-    card = run(dataset, models=models, period=period, workspace=workspace)
+    ws = Workspace(workspace)
+    card = run(dataset, models=models, period=period, workspace=ws)
     says = [{"model": m, "skill": text} for m in card.models for text in card.statements(m)]
     rows = [r for r in card.row_dicts() if r["metric"] in ("rmse", "acc") and r["lead_hours"] in SHOWN_LEADS_H]
     publish(f"verify-{dataset}", f"Scores of {dataset}", {**card.header, "skill": says, "scores": rows})
-    return Workspace(workspace).url("scores", dataset, "scores.json")
+    return ws.url("scores", dataset, "scores.json")
 
 
 @flow(name="verify", retries=0, persist_result=False)

@@ -153,6 +153,25 @@ def test_every_import_is_declared():
     assert imported() <= declared, f"not in pyproject.toml: {sorted(imported() - declared)}"
 
 
+# declared, and used by another library on our behalf
+USED_THROUGH = {
+    "aiohttp": "fsspec (http stores)",
+    "h5py": "h5netcdf",
+    "netCDF4": "xarray's engine netcdf4",
+    "fastapi": "prefect",
+    "sqlalchemy": "prefect",
+    "s3fs": "fsspec (s3 stores)",
+    "gcsfs": "fsspec (gs stores)",
+    "zarrs": "zarr's codec pipeline, chosen by name",
+}
+
+
+def test_every_declared_dependency_is_used():
+    declared = {IMPORTED_AS.get(name(r.name), name(r.name)) for r in requirements("cloud", "flows", "grib")}
+    unused = declared - imported() - set(USED_THROUGH)
+    assert not unused, f"in pyproject.toml, and nothing imports them: {sorted(unused)}"
+
+
 @pytest.fixture(scope="module")
 def outside(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The outside package, installed by pip into a folder of its own."""

@@ -37,7 +37,8 @@ class Problem:
     def where(self) -> str:
         """`era5.nc, variable z500, time 2001-01-05`."""
         variable = f", variable {self.channel}" if self.channel else ""
-        return f"{self.asset}{variable}, time {iso(self.time)}"
+        when = "" if np.isnat(self.time) else f", time {iso(self.time)}"
+        return f"{self.asset}{variable}{when}".lstrip(", ")
 
     @property
     def reason(self) -> str:
@@ -46,7 +47,13 @@ class Problem:
 
     def to_dict(self) -> dict[str, str]:
         """JSON-ready."""
-        return {"asset": self.asset, "time": iso(self.time), "variable": self.channel, "problem": self.what, "todo": self.todo}
+        return {
+            "asset": self.asset,
+            "time": "" if np.isnat(self.time) else iso(self.time),
+            "variable": self.channel,
+            "problem": self.what,
+            "todo": self.todo,
+        }
 
 
 # -- the header of an asset ------------------------------------------------------------------------------------------
@@ -58,7 +65,9 @@ def time_axis(times: Array, asset: str) -> Array:
     if times.size == 0:
         raise BadInput("the file holds no times", where=asset, todo="leave it out")
     if np.isnat(times).any():
-        raise BadInput("a time is missing", where=f"{asset}, position {int(np.isnat(times).argmax())}", todo="correct the file")
+        raise BadInput(
+            "a time is missing", where=f"{asset}, position {int(np.isnat(times).argmax())}", todo="correct the file"
+        )
     steps = np.diff(times)
     bad = np.flatnonzero(steps <= np.timedelta64(0, "ns"))
     if bad.size:
@@ -91,7 +100,8 @@ def refuse_off_schedule(times: Array, cadence: Cadence, anchor: np.datetime64, a
     if bad.any():
         step = "" if times.size < 2 else f" (the file's step is {format_duration(np.diff(times).min())})"
         raise BadInput(
-            f"{int(bad.sum())} of {times.size} times are off the schedule of '{dataset}': {iso(anchor)} every {cadence}{step}",
+            f"{int(bad.sum())} of {times.size} times are off the schedule of '{dataset}':"
+            f" {iso(anchor)} every {cadence}{step}",
             where=f"{asset}, time {iso(times[bad][0])}",
             todo="give the right cadence (--cadence), select the times that fit, or use another name",
         )
@@ -99,6 +109,7 @@ def refuse_off_schedule(times: Array, cadence: Cadence, anchor: np.datetime64, a
 
 def canonical(schema: FieldSchema) -> FieldSchema:
     """The schema as it is stored: float32 fields."""
+
     def stored(v: VariableSpec) -> VariableSpec:
         return v.model_copy(update={"dtype": "float32"})
 
@@ -200,7 +211,14 @@ def fields(
         else:
             share = nans[t, i] / size
             text = f"{nans[t, i]} of {size} values are NaN ({share:.2%}), allowed are {max_nan:.2%}"
-            out.append((t, i, text, f"if that is right, set checks.max_nan_fraction: {np.ceil(share * 1e4) / 1e4:g} in the entry"))
+            out.append(
+                (
+                    t,
+                    i,
+                    text,
+                    f"if right, set checks.max_nan_fraction: {np.ceil(share * 1e4) / 1e4:g} in the entry",
+                )
+            )
     return out
 
 
@@ -208,7 +226,9 @@ _FACTORS = (100.0, 0.01, 1000.0, 0.001, 9.80665, 1 / 9.80665)
 _OFFSETS = (273.15, -273.15)
 
 
-def units_look_wrong(name: str, units: str, low: float, high: float, rms: float, count: int, known: list[float]) -> tuple[str, str] | None:
+def units_look_wrong(
+    name: str, units: str, low: float, high: float, rms: float, count: int, known: list[float]
+) -> tuple[str, str] | None:
     """Whether values low..high look like other units than those in the archive (`known`: its min, max, rms).
 
     Only where they lie clearly outside what the archive holds and a usual factor or offset brings them right
@@ -222,7 +242,7 @@ def units_look_wrong(name: str, units: str, low: float, high: float, rms: float,
     what = f"values from {low:g} to {high:g} do not fit the archive's {k_low:g} to {k_high:g} {units}"
 
     def todo(text: str) -> str:
-        return f"they look {text}: write the file's real units into the entry (variables.{name}.source_units), or correct the file"
+        return f"they look {text}: write the file's units into the entry (variables.{name}.source_units), or correct it"
 
     def inside(a: float, b: float, slack: float) -> bool:
         return a >= k_low - slack * span and b <= k_high + slack * span
@@ -233,7 +253,7 @@ def units_look_wrong(name: str, units: str, low: float, high: float, rms: float,
                 return what, todo(f"{1 / f:.4g} times too large" if f < 1 else f"{f:.4g} times too small")
         for o in _OFFSETS:
             if inside(low + o, high + o, 0.5):
-                return what, todo(f"{abs(o):g} too {'small' if o > 0 else 'large'} (kelvin and degrees Celsius mixed up)")
+                return what, todo(f"{abs(o):g} too {'small' if o > 0 else 'large'} (kelvin and Celsius mixed up)")
     signed = k_low < -0.1 * k_high < 0
     if signed and count >= 8 and k_rms > 0 and 1 / 140 < rms / k_rms < 1 / 70:
         return what, todo("100 times too small")

@@ -87,7 +87,10 @@ class Gaps:
         """Plain text: summary, picture, its ends."""
         if not self.expected:
             return [f"{self.dataset}: nothing is expected yet"]
-        return [f"{self.dataset}: {self.summary()}", f"{iso(self.times[0])} {self.picture(width)} {iso(self.times[-1])}"]
+        return [
+            f"{self.dataset}: {self.summary()}",
+            f"{iso(self.times[0])} {self.picture(width)} {iso(self.times[-1])}",
+        ]
 
     def table(self) -> Table:
         """A rich table, one row a gap."""
@@ -103,7 +106,8 @@ class Gaps:
         return {
             "dataset": self.dataset, "expected": self.expected, "present": self.count(Status.PRESENT),
             "fraction": self.fraction, "counts": {s.name.lower(): self.count(s) for s in Status},
-            "start": iso(self.times[0]) if self.expected else None, "end": iso(self.times[-1]) if self.expected else None,
+            "start": iso(self.times[0]) if self.expected else None,
+            "end": iso(self.times[-1]) if self.expected else None,
             "gaps": [g.to_dict() for g in self.ranges],
         }  # fmt: skip
 

@@ -80,7 +80,7 @@ class Ledger:
     def empty(cls, times: Array | None = None) -> Ledger:
         """Nothing tried yet on the given axis."""
         times = np.empty(0, NS) if times is None else times.astype(NS)
-        columns = {
+        columns: dict[str, Any] = {
             name: np.full(times.size, fill, dtype=object if kind == "string" else kind)
             for name, (kind, fill, _) in _COLUMNS.items()
         }
@@ -97,7 +97,9 @@ class Ledger:
         if GROUP not in root:
             return cls.empty()
         g: Any = root[GROUP]
-        columns = {n: np.asarray(g[n][:], dtype=object if k == "string" else k) for n, (k, _, _) in _COLUMNS.items()}
+        columns: dict[str, Any] = {
+            n: np.asarray(g[n][:], dtype=object if k == "string" else k) for n, (k, _, _) in _COLUMNS.items()
+        }
         times = np.asarray(g["time"][:]).astype("datetime64[s]").astype(NS)
         return cls(times=times, **columns, ranges=json.loads(str(g.attrs.get("ranges", "{}"))))
 

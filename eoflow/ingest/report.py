@@ -62,7 +62,18 @@ class IngestReport:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
-        keys = ("dataset", "new", "rewritten", "skipped", "partial", "failed", "absent", "period", "snapshot", "commits")
+        keys = (
+            "dataset",
+            "new",
+            "rewritten",
+            "skipped",
+            "partial",
+            "failed",
+            "absent",
+            "period",
+            "snapshot",
+            "commits",
+        )
         out: dict[str, Any] = {k: getattr(self, k) for k in keys}
         return out | {
             "bytes": self.nbytes, "seconds": round(self.seconds, 3), "where": self.where, "opens": self.opens,

@@ -7,6 +7,7 @@ import sys
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -77,7 +78,7 @@ def writer(array_of: Callable[[str], Any]) -> Callable[[Part, Array, Array], Non
             whole[index - first] = values
             a[(slice(first, last), *rest)] = whole
             return
-        for i, j in zip(cuts[:-1], cuts[1:], strict=True):
+        for i, j in pairwise(cuts):
             a[(slice(int(index[i]), int(index[j - 1]) + 1), *rest)] = values[i:j]
 
     return write
@@ -123,7 +124,7 @@ def client() -> Any | None:
         return None
     import distributed
 
-    return distributed.Client(address)
+    return distributed.Client(address)  # type: ignore[no-untyped-call]
 
 
 def cluster(
@@ -141,7 +142,7 @@ def cluster(
     futures = {dask_client.submit(_remote, b, text, cache, now, judge, fork, pure=False): b for b in blocks}
     out, forks = [], []
     try:
-        for f in completed(list(futures)):
+        for f in completed(list(futures)):  # type: ignore[no-untyped-call]
             outcome, theirs = f.result()
             out.append(outcome)
             forks.append(theirs)
@@ -168,6 +169,7 @@ def _remote(
     opener = Opener(create(entry, SourceContext(Path(cache), now)))
     write = None
     if fork is not None:
+        fork = fork.fork()  # workers that are threads of one process share the object they were sent
         group = zarr.open_group(fork.store, mode="r+")
         arrays: dict[str, Any] = {}
         for part in block.parts:

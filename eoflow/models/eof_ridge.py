@@ -59,7 +59,7 @@ class EofRidge(ForecastModel, FittedBuffers):
         max_eofs: int = 300,
         tune_days: int = 3,
         harmonics: int | str = "auto",
-        diurnal_harmonics: int = 1,
+        diurnal_harmonics: int | str = "auto",
         precision: str = "float32",
     ) -> None:
         super().__init__(signature)

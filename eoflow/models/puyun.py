@@ -26,6 +26,8 @@ from eoflow.models.layers.clock import clock_waves
 from eoflow.models.layers.padding import PaddedConv2d, Padding, padding_for
 
 BASES = ("persistence", "eof-ridge")
+BASE_OPTIONS = {"tune_days": 1, "max_eofs": 500}
+"""A first guess is tuned for the one step that it is used for."""
 
 
 def _image(x: Tensor) -> Tensor:
@@ -85,11 +87,14 @@ class PuYun(ForecastModel, FittedBuffers):
 
     Options
         width: channels inside. layers, blocks: layers of so many blocks each; all layers' outputs reach the head.
-        patch: cells of the grid joined into one inside (1 = full resolution). A size that it does not divide
-            is padded inside and cropped again.
+        patch: cells of the grid joined into one inside (1 = full resolution), or 'auto': the smallest of 1, 2, 4, 8
+            with at most 1024 places inside (1 up to 400 cells). A size that it does not divide is padded inside
+            and cropped again.
         mlp_ratio, kernel, dilated_kernel, dilation, dropout, drop_path: of the blocks.
         position: a learned field added to the embedding, one value for each place and inner channel.
-        base: first guess, 'persistence' or 'eof-ridge' (fitted by `prepare`, then frozen); base_options for the latter.
+        base: first guess, 'persistence' or 'eof-ridge' (fitted by `prepare`, then frozen), or 'auto': the ridge for
+            steps of 12 h and more and for limited areas, where a network alone has too little to learn from;
+            base_options for the ridge.
         limited_padding: 'replicate', 'zeros' or 'reflect', beyond the edge of a limited area.
 
     `prepare(data)` must run before training: it fits the first guess and the scales.
@@ -107,7 +112,7 @@ class PuYun(ForecastModel, FittedBuffers):
         width: int = 64,
         layers: int = 2,
         blocks: int = 3,
-        patch: int = 2,
+        patch: int | str = "auto",
         mlp_ratio: float = 2.0,
         kernel: int = 5,
         dilated_kernel: int = 7,
@@ -115,13 +120,15 @@ class PuYun(ForecastModel, FittedBuffers):
         dropout: float = 0.0,
         drop_path: float = 0.0,
         position: bool = False,
-        base: str = "persistence",
+        base: str = "auto",
         base_options: dict[str, Any] | None = None,
         limited_padding: str = "replicate",
     ) -> None:
         super().__init__(signature)
+        base = _auto_base(signature) if base == "auto" else base
+        patch = _auto_patch(signature) if patch == "auto" else int(patch)
         if base not in BASES:
-            raise ValueError(f"base '{base}' is not one of {', '.join(BASES)}")
+            raise ValueError(f"base '{base}' is not one of auto, {', '.join(BASES)}")
         s, self.patch = signature, patch
         self.rows, self.columns = -(-s.height // patch), -(-s.width // patch)
         self.edge = padding_for(s, limited=limited_padding)
@@ -148,7 +155,7 @@ class PuYun(ForecastModel, FittedBuffers):
             assert isinstance(last, nn.Linear)
             nn.init.zeros_(last.weight)
             nn.init.zeros_(last.bias)
-        self.base = EofRidge(s, **(base_options or {})) if base == "eof-ridge" else None
+        self.base = EofRidge(s, **{**BASE_OPTIONS, **(base_options or {})}) if base == "eof-ridge" else None
 
     def prepare(self, data: FitData) -> None:
         """Fit the first guess and the scales of increments and tendencies on the training period. No gradients."""
@@ -193,6 +200,16 @@ class PuYun(ForecastModel, FittedBuffers):
         """See ForecastModel."""
         step = self.increment(frames, clock, static) * self.increment_scale[:, None, None]
         return self.first_guess(frames, clock) + step
+
+
+def _auto_base(s: Signature) -> str:
+    return "persistence" if s.global_ and s.step_hours < 12 else "eof-ridge"
+
+
+def _auto_patch(s: Signature) -> int:
+    if s.height * s.width <= 400:
+        return 1
+    return next((p for p in (2, 4) if -(-s.height // p) * -(-s.width // p) <= 1024), 8)
 
 
 def _geometry(s: Signature) -> Tensor:

@@ -1,7 +1,7 @@
 """Writing a prepared training set: beside, shard by shard, then renamed into place.
 
-A killed run leaves `KEY.partial`, which no reader opens; the next run of the same key keeps its finished shards. A shard is
-finished once its part file (what was counted while it was written) has been renamed into place.
+A killed run leaves `KEY.partial`, which no reader opens; the next run of the same key keeps its finished shards. A
+shard is finished once its part file (what was counted while it was written) has been renamed into place.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from eoflow import __version__
 from eoflow.prepare.normalize import Normalizer
 from eoflow.prepare.reading import read_block, runs
 from eoflow.prepare.splits import Splits
-from eoflow.prepare.trainset import FORMAT, ZARRS
+from eoflow.prepare.trainset import FORMAT, open_fast
 from eoflow.schema import FieldSchema
 from eoflow.times import NS, year_and_day_fraction
 
@@ -35,8 +35,8 @@ SHARD_BYTES = 16 << 20
 def layout(rows: int, row_bytes: int) -> tuple[int, int]:
     """(rows a chunk, rows a shard): a chunk is one row, or as many as make 64 KiB; a shard is a file of about 16 MiB.
 
-    Windows are a few consecutive rows, so that a chunk holds little that is not asked for; whole shards are what an epoch
-    over a set larger than the memory reads.
+    Windows are a few consecutive rows, so that a chunk holds little that is not asked for; whole shards are what an
+    epoch over a set larger than the memory reads.
     """
     chunk = min(rows, max(1, CHUNK_BYTES // row_bytes))
     shard = max(1, min(SHARD_BYTES // (row_bytes * chunk), -(-rows // chunk))) * chunk
@@ -44,13 +44,13 @@ def layout(rows: int, row_bytes: int) -> tuple[int, int]:
 
 
 def write(
-    target: Path, group: zarr.Group, schema: FieldSchema, normalizer: Normalizer, splits: Splits, times: Array, steps: Array,
-    key: str, provenance: dict[str, Any], progress: Progress | None = None,
+    target: Path, group: zarr.Group, schema: FieldSchema, normalizer: Normalizer, splits: Splits, times: Array,
+    steps: Array, key: str, provenance: dict[str, Any], progress: Progress | None = None,
 ) -> None:  # fmt: skip
     """Write the set of rows `steps` (increasing indices on the archive's time axis `times`) to `target`.
 
-    Dask-parallel, one task and one writer a shard, in memory of the tasks in flight. Nothing is visible at `target` before
-    everything is written.
+    Dask-parallel, one task and one writer a shard, in memory of the tasks in flight. Nothing is visible at `target`
+    before everything is written.
     """
     import dask
 
@@ -78,15 +78,11 @@ def write_shard(
     partial: str, group: zarr.Group, schema: FieldSchema, normalizer: Normalizer, steps: Array, start: int
 ) -> None:
     """Read, normalise and write the rows start..start+len(steps); then leave a part file that says so."""
-    import zarr
-
     fields = np.concatenate([read_block(group, schema, a, b) for a, b in runs(steps)])
     fields = normalizer.encode(fields, schema.channels)
     whole = np.isfinite(fields)
     fields[~whole] = 0.0
-    with zarr.config.set(ZARRS):
-        array: Any = zarr.open_array(f"{partial}/data", mode="r+", zarr_format=3)
-    array[start : start + steps.size] = fields
+    open_fast(f"{partial}/data", "r+")[start : start + steps.size] = fields
     part = _part(Path(partial), start)
     beside = part.with_name(f"{part.name}.tmp")
     with beside.open("wb") as f:
@@ -138,9 +134,9 @@ def _finish(
     nanoseconds = {"units": "nanoseconds since 1970-01-01", "calendar": "proleptic_gregorian"}
     coordinates = {"units": "degrees"}
     out = zarr.open_group(str(partial), mode="r+", zarr_format=3)
-    arrays: dict[str, tuple[Array, tuple[str, ...], dict[str, str]]] = {
+    arrays: dict[str, tuple[Array, tuple[str, ...], dict[str, Any]]] = {
         "time": (times.astype(NS).astype("i8"), ("row",), nanoseconds),
-        "clock": (year_and_day_fraction(times), ("row", "fraction"), {"long_name": "fraction of the year, of the UTC day"}),
+        "clock": (year_and_day_fraction(times), ("row", "fraction"), {"long_name": "fraction of year and day"}),
         "step": (steps.astype("i8"), ("row",), {"long_name": "index on the time axis of the archive"}),
         "usable": (usable, ("row",), {"long_name": "the field has a value wherever the set ever has one"}),
         "mask": (mask, ("channel", "latitude", "longitude"), {"long_name": "the cell has a value at some time"}),
@@ -155,8 +151,8 @@ def _finish(
         if name in out:
             del out[name]
         a = out.create_array(
-            name, shape=values.shape, chunks=tuple(max(1, n) for n in values.shape), dtype=values.dtype, dimension_names=dims,
-            attributes=attrs,
+            name, shape=values.shape, chunks=tuple(max(1, n) for n in values.shape), dtype=values.dtype,
+            dimension_names=dims, attributes=attrs,
         )  # fmt: skip
         if values.size:
             a[...] = values

@@ -60,7 +60,7 @@ class Moments:
         lowest = (filled if every else np.where(ok, x, np.inf)).min(axis=axis)
         highest = (filled if every else np.where(ok, x, -np.inf)).max(axis=axis)
         squeeze = [np.squeeze(a, axis=axis) for a in (count, mean, np.maximum(m2, 0.0))]
-        return cls(*squeeze, lowest, highest)
+        return cls(squeeze[0], squeeze[1], squeeze[2], lowest, highest)
 
     @property
     def std(self) -> Array:

@@ -198,7 +198,8 @@ class Normalizer:
         if array.ndim < 3 or array.shape[-3] != len(self.channels):
             raise SchemaMismatch(
                 f"an array of shape {tuple(array.shape)} does not have {len(self.channels)} channels on axis -3",
-                where=f"channels {', '.join(self.channels)}", todo="stack it by the schema that the normaliser was fitted on",
+                where=f"channels {', '.join(self.channels)}",
+                todo="stack it by the schema that the normaliser was fitted on",
             )  # fmt: skip
 
     def _each(self, array: Any, function: Callable[[Any, str | None], Any]) -> Any:
@@ -296,7 +297,9 @@ def unstack(
             f"an array of shape {a.shape} does not fit dimensions {(*dims, 'channel', 'latitude', 'longitude')}"
             f" with {len(schema.channels)} channels on {schema.grid.describe()}"
         )
-    variables, levels, at = {}, {}, 0
+    variables: dict[str, Any] = {}
+    levels: dict[str, tuple[float, ...]] = {}
+    at = 0
     for spec in schema.variables:
         n = len(spec.channels)
         block = a[..., at : at + n, :, :]

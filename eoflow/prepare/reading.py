@@ -20,7 +20,7 @@ Index = np.ndarray[Any, np.dtype[np.int64]]
 
 
 def read_block(group: zarr.Group, schema: FieldSchema, start: int, stop: int) -> np.ndarray[Any, np.dtype[np.float32]]:
-    """Times start..stop of an archive's group -> (time, C, H, W) float32 in schema order; what was never written is NaN.
+    """Times start..stop of an archive -> (time, C, H, W) float32 in schema order; what was never written is NaN.
 
     Raises SchemaMismatch where an array's dimensions are not those of the schema.
     """
@@ -52,7 +52,8 @@ def runs(rows: Index) -> Iterator[tuple[int, int]]:
 
 
 def blocks(rows: Index, schema: FieldSchema, align: int = 1, block_bytes: int = BLOCK_BYTES) -> list[tuple[int, int]]:
-    """Increasing indices -> (start, stop) pieces of at most `block_bytes`, cut at multiples of `align` (the time chunk)."""
+    """Increasing indices -> (start, stop) pieces of about `block_bytes`, cut at multiples of `align`, the
+    time chunk."""
     height, width = schema.grid.shape
     steps = max(1, block_bytes // (4 * len(schema.channels) * height * width))
     steps = max(align, steps // align * align)

@@ -67,9 +67,11 @@ class Prepared:
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
         return {
-            "dataset": self.dataset, "recipe": self.recipe, "key": self.key, "path": str(self.path), "reused": self.reused,
+            "dataset": self.dataset, "recipe": self.recipe, "key": self.key, "path": str(self.path),
+            "reused": self.reused,
             "splits": self.splits.to_dict(), "rows": int(self.trainset.store.shape[0]), "snapshot": self.snapshot,
-            "schema_hash": self.schema.hash, "normalizer_hash": self.normalizer.hash, "statistics": self.statistics.to_dict(),
+            "schema_hash": self.schema.hash, "normalizer_hash": self.normalizer.hash,
+            "statistics": self.statistics.to_dict(),
         }  # fmt: skip
 
     def text(self) -> str:
@@ -78,7 +80,7 @@ class Prepared:
         size = self.trainset.store.row_bytes * rows / 1e6
         state = "was there already" if self.reused else "written"
         lines = [
-            f"training set {self.key}: {rows} times x {channels} channels on {height} x {width} ({size:.0f} MB), {state}"
+            f"training set {self.key}: {rows} times x {channels} channels on {height} x {width}, {size:.0f} MB, {state}"
         ]
         lines += [f"  {name:5} {period}" for name, period in self.splits.items()]
         return "\n".join(
@@ -89,12 +91,15 @@ class Prepared:
 def prepare(
     recipe: str | Recipe, dataset: str, *, train_period: str | None = None, workspace: Workspace | str | None = None,
     progress: Progress | None = None, transforms: Mapping[str, str] | None = None,
+    like: Mapping[str, str] | None = None,
 ) -> Prepared:  # fmt: skip
     """Bring statistics up to date and write the training set, unless the same is there already.
 
-    train_period: `START/END`, holds training and validation (see splits.choose). transforms: variable -> `sqrt` or `log`.
-    Idempotent: the key is a hash of the schema, the periods, the normaliser and the content of these times, so that data appended
-    outside the periods changes nothing. Raises BadInput for an unknown recipe or dataset, members, or too little data.
+    train_period: `START/END`, holds training and validation (see splits.choose). transforms: variable -> `sqrt` or
+    `log`. like: the periods of another checkpoint, taken as they are (so that a baseline never sees what its model
+    did not). Idempotent: the key is a hash of the schema, the periods, the normaliser and the content of these
+    times, so that data appended outside the periods changes nothing. Raises BadInput for an unknown recipe or
+    dataset, members, or too little data.
     """
     ws = workspace if isinstance(workspace, Workspace) else Workspace(workspace)
     rec = recipe if isinstance(recipe, Recipe) else catalog.recipe(recipe, ws)
@@ -105,7 +110,10 @@ def prepare(
     group = snapshot_group(archive, archive.snapshot)
     available = axis(group)[content_digests(group) != 0]
     window = (rec.frames or 2) + max([1, *(p.steps for p in rec.training.rollout)])
-    chosen = splits.choose(available, schema.step, archive.entry, train_period, window=window)
+    if like is not None:
+        chosen = Splits.from_dict(dict(like))
+    else:
+        chosen = splits.choose(available, schema.step, archive.entry, train_period, window=window)
     skewed = {k: v for k, v in (transforms or {}).items() if k in {s.name for s in schema.variables}}
     stats = statistics.update(archive, chosen.train, transforms=skewed, progress=progress).select(schema)
     normalizer = Normalizer.fit(stats)

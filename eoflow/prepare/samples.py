@@ -10,7 +10,7 @@ import numpy as np
 
 Index = np.ndarray[Any, np.dtype[np.int64]]
 POOL_BYTES = 256 << 20
-"""Windows are shuffled inside pools of shards of about this size. A constant: the order must not depend on a setting."""
+"""Windows are shuffled inside pools of shards of about this size. A constant: the order depends on no setting."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,11 +58,12 @@ def _left(steps: Index, usable: np.ndarray[Any, np.dtype[np.bool_]]) -> Index:
 
 
 def epoch_order(starts: Index, shard: int, row_bytes: int, seed: int, epoch: int) -> list[Index]:
-    """The windows of an epoch as pools; within a pool, and between pools, the order is a function of (seed, epoch) alone.
+    """The windows of an epoch as pools; within and between pools the order is a function of (seed, epoch) alone.
 
-    starts: increasing stored rows; shard: rows in a shard. Returns arrays of indices into `starts`. Every window comes exactly
-    once. A pool holds the windows that begin in one random set of shards of POOL_BYTES together: a reader keeps these in memory
-    and reads each shard once an epoch, in whole. A set that is smaller than that is one pool: a full shuffle.
+    starts: increasing stored rows; shard: rows in a shard. Returns arrays of indices into `starts`. Every window
+    comes exactly once. A pool holds the windows that begin in one random set of shards of POOL_BYTES together: a
+    reader keeps these in memory and reads each shard once an epoch, in whole. A set that is smaller than that is one
+    pool: a full shuffle.
     """
     rng = np.random.default_rng([seed, epoch])
     home = starts // shard

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from eoflow.catalog import DatasetEntry
 
 FRACTIONS = (0.72, 0.14, 0.14)
-DEFAULT_GAP = np.timedelta64(10 * 86400 * 10**9, "ns")
+DAY = np.timedelta64(86400 * 10**9, "ns")
+DEFAULT_GAP = 10 * DAY
 Times = np.ndarray[Any, np.dtype[np.datetime64]]
 
 
@@ -60,8 +61,9 @@ class Splits:
 def check(splits: Splits, step: str, window: int = 1, gap: np.timedelta64 | None = None) -> None:
     """Prove that no sample window of one split holds a time of another.
 
-    A window has `window` consecutive steps and lies wholly inside its period, so disjoint periods are enough; with `gap`
-    they must also lie at least that far apart. Raises BadInput for an overlap, or a period too short for one window.
+    A window has `window` consecutive steps and lies wholly inside its period, so disjoint periods are enough; with
+    `gap` they must also lie at least that far apart. Raises BadInput for an overlap, or a period too short for one
+    window.
     """
     length = np.timedelta64(0, "ns") if Cadence(step).months else (window - 1) * Cadence(step).delta
     ordered = sorted(splits.items(), key=lambda item: item[1].start)
@@ -73,7 +75,7 @@ def check(splits: Splits, step: str, window: int = 1, gap: np.timedelta64 | None
             )  # fmt: skip
         if gap is not None and second.start - first.end < gap:
             raise BadInput(
-                f"the {a} and {b} periods lie only {format_duration(second.start - first.end)} apart",
+                f"the {a} and {b} periods lie only {(second.start - first.end) / DAY:.1f} days apart",
                 where=f"{a} {first}, {b} {second}", todo=f"leave {format_duration(gap)} between them",
             )  # fmt: skip
     for name, period in ordered:
@@ -87,7 +89,7 @@ def check(splits: Splits, step: str, window: int = 1, gap: np.timedelta64 | None
 def window_gap(step: str, window: int, max_lead: str = "10d") -> np.timedelta64:
     """The gap wanted between splits: 10 days, or the longest forecast plus its history if that is longer."""
     if Cadence(step).months:
-        return np.timedelta64(31 * 86400 * 10**9, "ns") * Cadence(step).months * window
+        return 31 * DAY * Cadence(step).months * window
     return max(DEFAULT_GAP, parse_duration(max_lead), Cadence(step).delta * window)
 
 
@@ -143,7 +145,8 @@ def _require_times(inside: Times, least: int, name: str, period: Period, times: 
     if inside.size < least:
         raise BadInput(
             f"the {name} period holds {inside.size} times of the archive, at least {least} are needed",
-            where=f"{period}; the archive has {iso(times[0])}/{iso(times[-1])}", todo="choose a period inside the archive",
+            where=f"{period}; the archive has {iso(times[0])}/{iso(times[-1])}",
+            todo="choose a period inside the archive",
         )  # fmt: skip
 
 
@@ -154,15 +157,17 @@ def _cut(times: Times, fractions: tuple[float, ...], gap: np.timedelta64, window
     edges[-1] = n
     room = (times[-1] - times[0]) / (10 * (len(fractions) - 1))
     gap = min(gap, room)
+    # A period ends just before the next step: written as text, an end at midnight would come back as the whole day.
+    tail = np.diff(times).min() - np.timedelta64(10**9, "ns")
     out = []
     for first, stop in pairwise(edges):
         part = times[first:stop]
         if first > 0:
-            part = part[part >= times[first - 1] + gap]
+            part = part[part >= times[first - 1] + tail + gap]
         if part.size < window:
             raise BadInput(
                 f"{n} times are too few to cut into {len(fractions)} periods",
                 todo="ingest more, or name the periods as `splits`",
             )
-        out.append(Period(part[0], part[-1]))
+        out.append(Period(part[0], part[-1] + tail))
     return out

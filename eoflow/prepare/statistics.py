@@ -1,9 +1,9 @@
 """Statistics of every channel and of its one-step change, kept in the archive and brought up to date by what changed.
 
 For each time of the archive the group `statistics/KIND` holds the moments of the field and of the change since the time
-before, and the digest of the content that they were taken of. A period's statistics are these moments merged. After an append
-only new times are read; after a rewrite or a rollback those whose digest in the ledger differs: their old moments are
-subtracted, the new ones merged. No old data is read again, and both are exact to rounding.
+before, and the digest of the content that they were taken of. A period's statistics are these moments merged. After
+an append only new times are read; after a rewrite or a rollback those whose digest in the ledger differs: their old
+moments are subtracted, the new ones merged. No old data is read again, and both are exact to rounding.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from dataclasses import field as default
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -36,8 +37,9 @@ Array = np.ndarray[Any, np.dtype[Any]]
 class Statistics:
     """Moments of the fields and of their one-step change over a period, channel by channel.
 
-    channels: labels; variables: the variable of each; field, tendency: moments (channel,) in units of the (transformed) field.
-    times: how many times hold data. fingerprint: of the times and the content that went in. snapshot: of the archive then.
+    channels: labels; variables: the variable of each; field, tendency: moments (channel,) in units of the
+    (transformed) field. times: how many times hold data. fingerprint: of the times and the content that went in.
+    snapshot: of the archive then.
     """
 
     channels: tuple[str, ...]
@@ -49,7 +51,7 @@ class Statistics:
     fingerprint: str
     snapshot: str
     area_weighted: bool = False
-    transforms: Mapping[str, str] = field(default_factory=dict)
+    transforms: Mapping[str, str] = default(default_factory=dict)
 
     @property
     def hash(self) -> str:
@@ -67,8 +69,8 @@ class Statistics:
             raise BadInput(f"no statistics of {', '.join(missing)}", todo=f"there are {', '.join(self.channels)}")
         at = np.array([self.channels.index(c) for c in labels])
         return Statistics(
-            tuple(labels), tuple(c.name for c in schema.channels), self.field[at], self.tendency[at], self.period, self.times,
-            self.fingerprint, self.snapshot, self.area_weighted,
+            tuple(labels), tuple(c.name for c in schema.channels), self.field[at], self.tendency[at], self.period,
+            self.times, self.fingerprint, self.snapshot, self.area_weighted,
             {k: v for k, v in self.transforms.items() if k in {c.name for c in schema.channels}},
         )  # fmt: skip
 
@@ -94,9 +96,10 @@ def update(
 ) -> Statistics:
     """Statistics of a period, from what is stored and from what is new or changed since.
 
-    area_weighted: weigh cells by their area (count is then a sum of weights, mean 1 a row); by default every cell counts the same,
-    as in the published statistics of reanalyses. transforms: variable -> `sqrt` or `log`, applied before anything is summed.
-    Reads in blocks on the Dask scheduler of the caller (threads by default). Raises BadInput for a period without data.
+    area_weighted: weigh cells by their area (count is then a sum of weights, mean 1 a row); by default every cell
+    counts the same, as in the published statistics of reanalyses. transforms: variable -> `sqrt` or `log`, applied
+    before anything is summed. Reads in blocks on the Dask scheduler of the caller (threads by default). Raises
+    BadInput for a period without data.
     """
     span = Period.parse(period)
     kind = _kind(area_weighted, transforms)
@@ -152,14 +155,15 @@ def _compute(
     progress: Progress | None,
 ) -> Array:  # fmt: skip
     """One Dask task a piece; what comes back is a few numbers a time, so memory is that of the tasks in flight."""
-    import dask
+    from dask import base
+    from dask.delayed import delayed
 
-    task = dask.delayed(piece_moments, pure=False)
+    task = delayed(piece_moments, pure=False)
     out: list[Array] = []
     batch = 64  # pieces to one compute: progress is told between them
     for at in range(0, len(pieces), batch):
         todo = [task(group, schema, a, b, weights, kinds) for a, b in pieces[at : at + batch]]
-        out += dask.compute(*todo)
+        out += base.compute(*todo)  # type: ignore[no-untyped-call]
         if progress is not None:
             progress(min(at + batch, len(pieces)), len(pieces), "statistics")
     return np.concatenate(out, axis=2)
@@ -168,7 +172,7 @@ def _compute(
 def piece_moments(
     group: Any, schema: FieldSchema, start: int, stop: int, weights: Array | None, kinds: list[str | None]
 ) -> Array:
-    """(2, 5, n, C): moments over the grid of times start..stop, of the field and of its change since the time before."""
+    """(2, 5, n, C): moments over the grid of times start..stop, of the field and its change since the time before."""
     first = max(start - 1, 0)
     x = read_block(group, schema, first, stop)
     for i, kind in enumerate(kinds):

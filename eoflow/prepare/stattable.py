@@ -37,7 +37,7 @@ def snapshot_group(archive: Archive, snapshot: str) -> zarr.Group:
 
 
 def content_digests(group: zarr.Group) -> Array:
-    """(time,) uint64: a digest of the content at each time of the archive's axis, 0 where it holds none. From the ledger."""
+    """(time,) uint64: the ledger's digest of the content at each time of the archive's axis, 0 where it holds none."""
     from eoflow.ingest.ledger import Ledger
 
     ledger = Ledger.read(group)
@@ -144,7 +144,8 @@ class Table:
         return inside, inside & np.r_[False, inside[:-1]]
 
     def save(self, archive: Archive, change: Change | None, span: Period) -> bool:
-        """Apply the change, add the period, and store both in one commit; False if someone else wrote this kind meanwhile."""
+        """Apply the change, add the period, store both in one commit; False if someone else wrote this kind
+        meanwhile."""
         if change is not None:
             self.apply(change)
         if not self.has(span):
@@ -161,7 +162,7 @@ class Table:
 
     def _write(self, root: zarr.Group, path: str, change: Change | None) -> None:
         seconds = self.times.astype("datetime64[s]").astype("i8")
-        stored: Any = root[path] if path in root else None
+        stored: Any = root.get(path)
         whole = (
             stored is None
             or stored.attrs["channels"] != self.channels
@@ -170,8 +171,14 @@ class Table:
         if whole:
             stored = root.create_group(path, overwrite=True)
             shape = (self.times.size, *self.moments.shape[:2], len(self.channels))
-            stored.create_array("time", shape=shape[:1], chunks=(16384,), dtype="i8", dimension_names=("time",),
-                                attributes={"units": "seconds since 1970-01-01 00:00:00", "calendar": "proleptic_gregorian"})  # fmt: skip
+            stored.create_array(
+                "time",
+                shape=shape[:1],
+                chunks=(16384,),
+                dtype="i8",
+                dimension_names=("time",),
+                attributes={"units": "seconds since 1970-01-01", "calendar": "proleptic_gregorian"},
+            )
             stored.create_array("seen", shape=shape[:1], chunks=(16384,), dtype="u8", dimension_names=("time",))
             stored.create_array("moments", shape=shape, chunks=(CHUNK, *shape[1:]), dtype="f8", fill_value=np.nan,
                                 dimension_names=("time", "of", "part", "channel"))  # fmt: skip
@@ -186,7 +193,8 @@ class Table:
             stored["moments"][part] = np.moveaxis(self.moments[:, :, part], 2, 0)
         stored.attrs.update(
             {
-                "channels": self.channels, "revision": self.revision + 1, "of": ["field", "change"], "part": list(PARTS),
+                "channels": self.channels, "revision": self.revision + 1, "of": ["field", "change"],
+                "part": list(PARTS),
                 "periods": {k: _to_json(v) for k, v in self.summaries.items()},
             }
         )  # fmt: skip

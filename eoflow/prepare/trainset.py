@@ -13,12 +13,14 @@ Reading goes through the zarrs codec pipeline, which is bound when the array is 
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
+import threading
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -37,6 +39,24 @@ FORMAT = 1
 ZARRS = {"codec_pipeline.path": "zarrs.ZarrsCodecPipeline"}
 BLOCK_BYTES = 256 << 20
 Fields = np.ndarray[Any, np.dtype[np.float32]]
+_OPENING = threading.Lock()
+_zarrs_pid: int | None = None
+
+
+def open_fast(path: str | Path, mode: Literal["r", "r+"]) -> Any:
+    """Open a Zarr array through the zarrs pipeline.
+
+    Its threads do not survive a fork (a read in the child would wait for ever), so a process forked from one that
+    has used it opens the array with zarr's own pipeline instead.
+    """
+    import zarr
+
+    global _zarrs_pid
+    with _OPENING:  # zarr's configuration is global, and leaving its context in another order would leave it changed
+        if _zarrs_pid is None:
+            _zarrs_pid = os.getpid()
+        with zarr.config.set(ZARRS if _zarrs_pid == os.getpid() else {}):
+            return zarr.open_array(str(path), mode=mode, zarr_format=3)
 
 
 class Store:
@@ -77,10 +97,7 @@ class Store:
     def data(self) -> Any:
         """The Zarr array, opened in this process through the zarrs pipeline."""
         if self._pid != os.getpid():
-            import zarr
-
-            with zarr.config.set(ZARRS):
-                self._data = zarr.open_array(str(self.path / "data"), mode="r", zarr_format=3)
+            self._data = open_fast(self.path / "data", "r")
             self._pid = os.getpid()
         return self._data
 
@@ -111,7 +128,7 @@ class Store:
         return self.shape[0] * self.row_bytes <= self.budget
 
     def rows(self, rows: Index) -> Fields:
-        """Increasing, distinct rows -> (n, C, H, W): from memory, or by one read a consecutive run."""
+        """Increasing, distinct rows -> (n, C, H, W): from memory, or one read a consecutive run."""
         ram = self._resident()
         if ram is not None:
             return ram[rows]
@@ -126,9 +143,22 @@ class Store:
         at = np.flatnonzero(missing)
         if at.size:
             cuts = np.flatnonzero((np.diff(rows[at]) != 1) | (np.diff(at) != 1)) + 1
-            for part in np.split(at, cuts):
-                out[part[0] : part[-1] + 1] = self.data[int(rows[part[0]]) : int(rows[part[-1]]) + 1]
+            parts = np.split(at, cuts)
+            found = self._slices([(int(rows[p[0]]), int(rows[p[-1]]) + 1) for p in parts])
+            for part, field in zip(parts, found, strict=True):
+                out[part[0] : part[-1] + 1] = field
         return out
+
+    def _slices(self, wanted: list[tuple[int, int]]) -> list[Fields]:
+        """Several slices of rows in one go: a synchronous call each costs three times as much."""
+        from zarr.core.sync import sync
+
+        array = self.data.async_array
+
+        async def all_of_them() -> list[Fields]:
+            return await asyncio.gather(*[array.getitem((slice(a, b),)) for a, b in wanted])
+
+        return sync(all_of_them())
 
     def windows(self, starts: Index, length: int) -> Fields:
         """(B,) first rows -> (B, length, C, H, W); every stored row is read once."""
@@ -166,7 +196,8 @@ class Store:
 class TrainSet:
     """Windows of one split (`train` or `valid`) of a prepared set; also the FitData of closed-form models.
 
-    Normalised float32 throughout. Safe in forked and spawned DataLoader workers: files are opened in the process that reads.
+    Normalised float32 throughout. Safe in forked and spawned DataLoader workers: files are opened in the process
+    that reads.
     """
 
     def __init__(self, path: str | Path | Store, split: str = "train", memory_mb: int | None = None) -> None:
@@ -273,8 +304,11 @@ class TrainSet:
     # -- FitData -----------------------------------------------------------------------------------------------
 
     def blocks(self, split: str) -> Iterator[tuple[Tensor, Tensor]]:
-        """(states (T, C, H, W), clock (T, 2)) of each unbroken run in time order; long runs come in pieces of BLOCK_BYTES
-        unless the set is in memory. The tensors may share memory with the set: do not write into them."""  # fmt: skip
+        """(states (T, C, H, W), clock (T, 2)) of each unbroken run in time order.
+
+        Long runs come in pieces of BLOCK_BYTES unless the set is in memory. The tensors may share memory with the set:
+        do not write into them.
+        """
         import torch
 
         most = self.store.shape[0] if self.store.fits else max(self.store.shard, BLOCK_BYTES // self.store.row_bytes)
@@ -316,7 +350,7 @@ class TrainSet:
 
 
 class Windows:
-    """Map-style dataset: `len`, one item (states (length, C, H, W), clock (length, 2)), or a list of items in one read."""
+    """Map-style dataset: one item is (states (length, C, H, W), clock (length, 2)); a list of items is one read."""
 
     def __init__(self, data: TrainSet, length: int) -> None:
         self.data, self.length = data, length

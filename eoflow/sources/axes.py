@@ -19,7 +19,17 @@ TIME_NAMES = ("time", "valid_time", "datetime", "date", "t")
 MEMBER_NAMES = ("member", "number", "realization", "realisation", "ensemble", "ens", "ensemble_member", "member_id")
 STEP_NAMES = ("step", "prediction_timedelta", "lead_time", "forecast_period", "leadtime")
 INIT_NAMES = ("forecast_reference_time", "init_time", "reference_time")
-PRESSURE_NAMES = ("isobaricinhpa", "pressure_level", "pressure", "plev", "level", "lev", "plevel", "levels", "air_pressure")
+PRESSURE_NAMES = (
+    "isobaricinhpa",
+    "pressure_level",
+    "pressure",
+    "plev",
+    "level",
+    "lev",
+    "plevel",
+    "levels",
+    "air_pressure",
+)
 HPA_BY_NAME = ("isobaricinhpa",)
 
 
@@ -72,11 +82,14 @@ def _find(ds: xr.Dataset, standard: str, letter: str, names: tuple[str, ...], wh
             x = [k for k, v in variables.items() if _low(v, "standard_name").startswith("projection_")]
             what = "it is on a map projection" if x else f"no {standard} coordinate"
             raise BadInput(
-                f"{what}: not a latitude-longitude grid (dimensions: {_dims(ds)})", where=where,
-                todo=f"give the coordinate variable units 'degrees_{'north' if letter == 'n' else 'east'}', or regrid the file first",
-            )  # fmt: skip
+                f"{what}: not a latitude-longitude grid (dimensions: {_dims(ds)})",
+                where=where,
+                todo=f"give it units 'degrees_{'north' if letter == 'n' else 'east'}', or regrid the file first",
+            )
         raise BadInput(
-            f"two candidates for {standard}: {', '.join(found)}", where=where, todo="keep one: drop the other from the file"
+            f"two candidates for {standard}: {', '.join(found)}",
+            where=where,
+            todo="keep one: drop the other from the file",
         )
     return found[0]
 
@@ -105,17 +118,19 @@ def _require_grid(ds: xr.Dataset, lat: str, lon: str, where: str) -> None:
     a, b = ds[lat], ds[lon]
     if a.ndim == 2 or b.ndim == 2:
         raise BadInput(
-            "latitude and longitude are two-dimensional: a curvilinear or projected grid", where=where,
+            "latitude and longitude are two-dimensional: a curvilinear or projected grid",
+            where=where,
             todo="regrid it to a latitude-longitude grid first (for example with cdo remapcon or xESMF)",
-        )  # fmt: skip
+        )
     if a.ndim != 1 or b.ndim != 1:
         raise BadInput("a single point, not a grid", where=where, todo="eoflow ingests latitude-longitude grids")
     if a.dims == b.dims:
         dim = a.dims[0]
         raise BadInput(
-            f"it holds {a.size} stations or points along '{dim}', not a grid: latitude and longitude share that dimension",
-            where=where, todo="eoflow ingests latitude-longitude grids; grid the stations first",
-        )  # fmt: skip
+            f"it holds {a.size} stations or points along '{dim}', not a grid: latitude and longitude share it",
+            where=where,
+            todo="eoflow ingests latitude-longitude grids; grid the stations first",
+        )
 
 
 def _time(ds: xr.Dataset, where: str) -> tuple[str | None, str | None, str | None]:
@@ -139,9 +154,10 @@ def _time(ds: xr.Dataset, where: str) -> tuple[str | None, str | None, str | Non
     for n in TIME_NAMES:
         if n in names and names[n] in ds.sizes and names[n] not in ds.variables:
             raise BadInput(
-                f"the dimension '{names[n]}' has no coordinate, so its times are unknown", where=where,
+                f"the dimension '{names[n]}' has no coordinate, so its times are unknown",
+                where=where,
                 todo="give the file a CF time coordinate (units such as 'hours since 1970-01-01')",
-            )  # fmt: skip
+            )
     start = _one([k for k in reference if ds[k].dims == (k,)], where)
     if start:
         return start, start, step
@@ -182,32 +198,41 @@ def _vertical(ds: xr.Dataset, dim: str, where: str, level_units: str | None) -> 
         if ds.sizes[dim] == 1:
             return None
         raise BadInput(
-            f"the dimension '{dim}' ({ds.sizes[dim]} long) is not one that eoflow knows and has no coordinate", where=where,
-            todo="give it a coordinate variable with units (hPa for pressure levels, m for heights), or select one index",
-        )  # fmt: skip
+            f"the dimension '{dim}' ({ds.sizes[dim]} long) is not one that eoflow knows and has no coordinate",
+            where=where,
+            todo="give it a coordinate with units (hPa for pressure levels, m for heights), or select one index",
+        )
     coordinate = ds[dim]
     if coordinate.dtype.kind not in "iuf":
         raise BadInput(f"the dimension '{dim}' does not hold numbers", where=where, todo="select one entry of it first")
     values = np.asarray(coordinate.to_numpy(), np.float64)
     named = dim.lower() in PRESSURE_NAMES
-    text = coordinate.attrs.get("units") or (level_units if named or _low(coordinate, "standard_name") == "air_pressure" else None)
+    text = coordinate.attrs.get("units") or (
+        level_units if named or _low(coordinate, "standard_name") == "air_pressure" else None
+    )
     if not text and dim.lower() in HPA_BY_NAME:
         text = "hPa"
     units = normalise(text)
-    if units is None or (named and units == "1" and _low(coordinate, "standard_name") != "air_pressure" and level_units):
+    if units is None or (
+        named and units == "1" and _low(coordinate, "standard_name") != "air_pressure" and level_units
+    ):
         units = normalise(level_units)
     if units is None and (named or ds.sizes[dim] > 1):
         first = ", ".join(f"{v:g}" for v in values[:4])
         raise BadInput(
-            f"the levels of '{dim}' ({first}{', ...' if values.size > 4 else ''}) have no units", where=where,
+            f"the levels of '{dim}' ({first}{', ...' if values.size > 4 else ''}) have no units",
+            where=where,
             todo="if they are pressure in hPa write in the catalog entry:  source: {args: {level_units: hPa}}",
-        )  # fmt: skip
+        )
     to_hpa = conversion(units, "hPa") if units else None
     if to_hpa is not None:
         values = np.round(values * to_hpa[0], 6)
         if np.any(values <= 0) or np.any(values > 1200):
-            raise BadInput(f"'{dim}' in {units} gives pressures from {values.min():g} to {values.max():g} hPa", where=where,
-                           todo="correct its units")  # fmt: skip
+            raise BadInput(
+                f"'{dim}' in {units} gives pressures from {values.min():g} to {values.max():g} hPa",
+                where=where,
+                todo="correct its units",
+            )
         return Vertical(dim, values, True)
     return Vertical(dim, values, False)
 
@@ -231,16 +256,22 @@ def latitude_order(values: Any, where: str) -> tuple[np.ndarray[Any, np.dtype[np
     """(latitudes north to south, whether they must be flipped). Raises BadInput if they are not monotonic degrees."""
     lat = tidy(values)
     if not np.all(np.isfinite(lat)) or np.any(np.abs(lat) > 90.01):
-        raise BadInput(f"latitudes from {np.nanmin(lat):g} to {np.nanmax(lat):g} are not degrees", where=where,
-                       todo="correct the coordinate, or regrid the file to latitude and longitude")  # fmt: skip
+        raise BadInput(
+            f"latitudes from {np.nanmin(lat):g} to {np.nanmax(lat):g} are not degrees",
+            where=where,
+            todo="correct the coordinate, or regrid the file to latitude and longitude",
+        )
     steps = np.diff(lat)
     if np.all(steps < 0):
         return lat, False
     if np.all(steps > 0):
         return lat[::-1].copy(), True
     i = int(np.flatnonzero(np.sign(steps) != np.sign(steps[0]))[0]) if np.any(steps != 0) else 0
-    raise BadInput(f"the latitudes are not in order: {lat[i + 1]:g} comes after {lat[i]:g}", where=where,
-                   todo="sort the file by latitude, e.g. ds.sortby('latitude')")  # fmt: skip
+    raise BadInput(
+        f"the latitudes are not in order: {lat[i + 1]:g} comes after {lat[i]:g}",
+        where=where,
+        todo="sort the file by latitude, e.g. ds.sortby('latitude')",
+    )
 
 
 def longitude_order(values: Any, where: str) -> tuple[np.ndarray[Any, np.dtype[np.float64]], list[slice]]:
@@ -250,8 +281,11 @@ def longitude_order(values: Any, where: str) -> tuple[np.ndarray[Any, np.dtype[n
     """
     lon = tidy(values)
     if not np.all(np.isfinite(lon)) or np.any(np.abs(lon) > 540.01):
-        raise BadInput(f"longitudes from {np.nanmin(lon):g} to {np.nanmax(lon):g} are not degrees", where=where,
-                       todo="correct the coordinate, or regrid the file to latitude and longitude")  # fmt: skip
+        raise BadInput(
+            f"longitudes from {np.nanmin(lon):g} to {np.nanmax(lon):g} are not degrees",
+            where=where,
+            todo="correct the coordinate, or regrid the file to latitude and longitude",
+        )
     index = np.arange(lon.size)
     if lon.size > 2 and abs(abs(lon[-1] - lon[0]) - 360.0) < 1e-6:
         index = index[:-1]
@@ -262,13 +296,15 @@ def longitude_order(values: Any, where: str) -> tuple[np.ndarray[Any, np.dtype[n
     gaps = np.append(np.diff(east), east[0] + 360.0 - east[-1])
     if east.size > 1 and np.any(gaps[:-1] <= 1e-9):
         i = int(np.flatnonzero(gaps[:-1] <= 1e-9)[0])
-        raise BadInput(f"the longitude {east[i]:g} appears more than once", where=where, todo="drop the duplicate column")
+        raise BadInput(
+            f"the longitude {east[i]:g} appears more than once", where=where, todo="drop the duplicate column"
+        )
     start = 0
     if east.size > 1 and gaps.max() > 1.5 * np.median(gaps):  # regional: the region begins east of the widest gap
         start = int((np.argmax(gaps) + 1) % east.size)
     order = np.roll(order, -start)
-    target = np.roll(east, -start)
-    target = target + 360.0 * (target < target[0])
+    target: np.ndarray[Any, np.dtype[np.float64]] = np.roll(east, -start).astype(np.float64)
+    target = np.where(target < target[0], target + 360.0, target)
     if start or (east.size > 1 and gaps.max() > 1.5 * np.median(gaps)) or east.size == 1:
         target = _regional(target)
     return tidy(np.round(target, 10)), _slices(index[order], where, lon)
@@ -296,5 +332,8 @@ def _slices(order: np.ndarray[Any, np.dtype[np.intp]], where: str, lon: np.ndarr
                 out.append(slice(first, stop if stop >= 0 else None, sign))
             return out
     jump = int(np.flatnonzero(np.abs(np.diff(lon)) > 1.5 * np.median(np.abs(np.diff(lon))))[:1].sum())
-    raise BadInput(f"the longitudes are not in order near {lon[jump]:g}", where=where,
-                   todo="sort the file by longitude, e.g. ds.sortby('longitude')")  # fmt: skip
+    raise BadInput(
+        f"the longitudes are not in order near {lon[jump]:g}",
+        where=where,
+        todo="sort the file by longitude, e.g. ds.sortby('longitude')",
+    )

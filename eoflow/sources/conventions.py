@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,10 +25,25 @@ from eoflow.times import NS, iso
 if TYPE_CHECKING:
     import xarray as xr
 
-KEPT_ATTRS = ("title", "institution", "source", "references", "license", "licence", "Conventions", "forecast_reference_time")
+KEPT_ATTRS = (
+    "title",
+    "institution",
+    "source",
+    "references",
+    "license",
+    "licence",
+    "Conventions",
+    "forecast_reference_time",
+)
 LATITUDE = {"units": "degrees_north", "standard_name": "latitude", "long_name": "latitude", "axis": "Y"}
 LONGITUDE = {"units": "degrees_east", "standard_name": "longitude", "long_name": "longitude", "axis": "X"}
-LEVEL = {"units": "hPa", "standard_name": "air_pressure", "long_name": "pressure level", "positive": "down", "axis": "Z"}
+LEVEL = {
+    "units": "hPa",
+    "standard_name": "air_pressure",
+    "long_name": "pressure level",
+    "positive": "down",
+    "axis": "Z",
+}
 
 
 @dataclass(frozen=True)
@@ -78,6 +94,8 @@ def canonical(
     ds = ds.assign_coords(coords)
     if "time" in ds.dims:
         ds = ds.assign_coords(time=("time", times[keep], {"standard_name": "time", "long_name": "time", "axis": "T"}))
+    for t in targets:
+        ds[t.name].encoding["source_name"] = t.source_name
     ds.attrs = {k: raw.attrs[k] for k in KEPT_ATTRS if k in raw.attrs}
     assert isinstance(ds, xr.Dataset)
     return ds
@@ -90,9 +108,10 @@ def _times(raw: xr.Dataset, axes: Axes, where: str) -> tuple[timeaxis.Times, np.
     """(valid times, order): `order` sorts the flattened (time, step) plane where there are both, else None."""
     if axes.time is None:
         raise BadInput(
-            "there is no time coordinate", where=where,
+            "there is no time coordinate",
+            where=where,
             todo="add one (for one field: ds.expand_dims(time=[...])), with units such as 'hours since 1970-01-01'",
-        )  # fmt: skip
+        )
     base = np.atleast_1d(timeaxis.decode(raw[axes.time].variable, f"{where}, {axes.time}"))
     if axes.step is None:
         timeaxis.check(base, where)
@@ -107,9 +126,10 @@ def _times(raw: xr.Dataset, axes: Axes, where: str) -> tuple[timeaxis.Times, np.
     if np.unique(flat).size < flat.size:
         twice = flat[order][np.flatnonzero(np.diff(flat[order]) == np.timedelta64(0, "ns"))[0]]
         raise BadInput(
-            f"several forecasts are valid at {iso(twice)}: which one is meant?", where=where,
+            f"several forecasts are valid at {iso(twice)}: which one is meant?",
+            where=where,
             todo=f"select one {axes.step} for each time first, e.g. ds.isel({axes.step}=0)",
-        )  # fmt: skip
+        )
     timeaxis.check(flat[order], where)
     return flat[order], order
 
@@ -131,7 +151,9 @@ def _positions(times: timeaxis.Times, wanted: timeaxis.Times | None, where: str)
     at = np.searchsorted(times, wanted)
     missing = (at >= times.size) | (times[np.minimum(at, times.size - 1)] != wanted)
     if np.any(missing):
-        raise BadInput(f"the time {iso(wanted[missing][0])} is not there", where=where, todo="the file changed: plan again")
+        raise BadInput(
+            f"the time {iso(wanted[missing][0])} is not there", where=where, todo="the file changed: plan again"
+        )
     if at.size and np.all(np.diff(at) == 1):
         return slice(int(at[0]), int(at[-1]) + 1)
     return at
@@ -161,9 +183,10 @@ def _crop(raw: xr.Dataset, axes: Axes, area: Area | None, where: str) -> tuple[I
     columns = np.flatnonzero(((lon - west + 1e-6) % 360.0) <= width + 2e-6)
     if not rows.size or not columns.size:
         raise BadInput(
-            f"the area {west:g},{south:g},{east:g},{north:g} has no grid point", where=where,
-            todo=f"the file covers latitudes {lat.min():g} to {lat.max():g} and longitudes {lon.min():g} to {lon.max():g}",
-        )  # fmt: skip
+            f"the area {west:g},{south:g},{east:g},{north:g} has no grid point",
+            where=where,
+            todo=f"the file covers latitudes {lat.min():g}..{lat.max():g}, longitudes {lon.min():g}..{lon.max():g}",
+        )
     return _as_slice(rows), _as_slice(columns)
 
 
@@ -180,7 +203,11 @@ def _place(da: xr.DataArray, axes: Axes, grid: _Grid) -> xr.DataArray:
         da = da.isel({axes.lat_dim: slice(None, None, -1)})
     whole = grid.pieces == [slice(0, da.sizes[axes.lon_dim], 1)]
     parts = [da] if whole else [da.isel({axes.lon_dim: s}) for s in grid.pieces]
-    da = parts[0] if len(parts) == 1 else xr.concat(parts, dim=axes.lon_dim)
+    da = (
+        parts[0]
+        if len(parts) == 1
+        else xr.concat(parts, dim=axes.lon_dim, join="exact", coords="minimal", compat="override")
+    )
     return da.rename({axes.lat_dim: "latitude", axes.lon_dim: "longitude"})
 
 
@@ -208,9 +235,10 @@ def _field(
         dim, values, pressure = on
         vertical = (dim, pressure)
         da = da.rename({dim: "_v"}) if dim in da.dims else da.expand_dims("_v")
-        parts.extend((float(v), da.isel(_v=slice(i, i + 1))) for i, v in enumerate(values)) if len(
-            target.pieces
-        ) > 1 or not _ascending(values) else parts.append((float("nan"), da))
+        if len(target.pieces) == 1 and _ascending(values):
+            parts.append((values[0], da))
+        else:
+            parts.extend((float(v), da.isel(_v=slice(i, i + 1))) for i, v in enumerate(values))
     if vertical is None:
         return _finish(parts[0][1], target), None
     if len(parts) == 1:
@@ -218,7 +246,7 @@ def _field(
         levels = tuple(float(x) for x in (_vertical_values(target.pieces[0]) or ("", (0.0,), True))[1])
     else:
         parts.sort(key=lambda p: p[0])
-        da = xr.concat([p[1] for p in parts], dim="_v")
+        da = xr.concat([p[1] for p in parts], dim="_v", join="exact", coords="minimal", compat="override")
         levels = tuple(p[0] for p in parts)
     if target.take is not None:
         da, levels = _take(da, levels, target, where)
@@ -236,10 +264,12 @@ def _vertical_values(piece: Piece) -> tuple[str, tuple[float, ...], bool] | None
 
 
 def _ascending(values: tuple[float, ...]) -> bool:
-    return all(a < b for a, b in zip(values, values[1:]))
+    return all(a < b for a, b in pairwise(values))
 
 
-def _take(da: xr.DataArray, levels: tuple[float, ...], target: Target, where: str) -> tuple[xr.DataArray, tuple[float, ...]]:
+def _take(
+    da: xr.DataArray, levels: tuple[float, ...], target: Target, where: str
+) -> tuple[xr.DataArray, tuple[float, ...]]:
     assert target.take is not None
     wanted = sorted(target.take)
     missing = [v for v in wanted if v not in levels]
@@ -253,7 +283,8 @@ def _plain(
     raw: xr.Dataset, piece: Piece, target: Target, axes: Axes, order: Any, keep: Index, where: str
 ) -> xr.DataArray:
     """One raw variable over dask blocks: selected times first, dimensions that say nothing dropped, `time` leading."""
-    da = raw[piece.raw].reset_coords(drop=True)
+    da = raw[piece.raw]
+    da = da.drop_vars(list(da.coords))  # no labels: nothing may be aligned by a coordinate that is not canonical yet
     time_dim, step = axes.time_dim, axes.step
     planar = order is not None
     offset = 0
@@ -268,9 +299,7 @@ def _plain(
     drop = [d for d in da.dims if d not in keep_dims and not (on and d == on[0]) and da.sizes[d] == 1]
     da = da.squeeze(drop, drop=True) if drop else da
     if planar:
-        dims = [d for d in (time_dim, step) if d in da.dims]
-        if dims:
-            da = da.stack(_t=dims, create_index=False).rename(_t="time").reset_coords(drop=True).isel(time=order).isel(time=keep)
+        da = _flatten(da, [str(d) for d in (time_dim, step) if d in da.dims], order, keep)
     elif step in da.dims:
         da = da.squeeze(step, drop=True)
     if time_dim in da.dims and time_dim != "time":
@@ -282,6 +311,19 @@ def _plain(
     if axes.member in da.dims and axes.member != "member":
         da = da.rename({axes.member: "member"})
     return da
+
+
+def _flatten(da: xr.DataArray, dims: list[str], order: Any, keep: Index) -> xr.DataArray:
+    """(time, step, ...) -> (valid time, ...), sorted by valid time and cut to `keep`."""
+    import xarray as xr
+
+    if len(dims) != 2:
+        return da
+    da = da.transpose(*dims, ...)
+    data = da.data.reshape((-1, *da.shape[2:]))
+    return (
+        xr.DataArray(data, dims=("time", *da.dims[2:]), name=da.name, attrs=da.attrs).isel(time=order).isel(time=keep)
+    )
 
 
 def _merge_expver(da: xr.DataArray, raw: xr.Dataset, axes: Axes, where: str) -> xr.DataArray:
@@ -308,29 +350,33 @@ def _finish(da: xr.DataArray, target: Target) -> xr.DataArray:
 
 
 def _assemble(
-    fields: dict[str, xr.DataArray], levels: dict[str, tuple[str, tuple[float, ...], bool]], raw: xr.Dataset, axes: Axes, where: str
+    fields: dict[str, xr.DataArray],
+    levels: dict[str, tuple[str, tuple[float, ...], bool]],
+    raw: xr.Dataset,
+    axes: Axes,
+    where: str,
 ) -> xr.Dataset:
     """Name the vertical dimensions: the largest set of pressures is `level`, further ones level1, level2, ..."""
     import xarray as xr
 
     pressures = list(dict.fromkeys(v[1] for v in levels.values() if v[2]))
     pressures.sort(key=lambda s: -len(s))
-    named = {(True, s): "level" if i == 0 else f"level{i}" for i, s in enumerate(pressures)}
-    coords: dict[str, Any] = {named[True, s]: (named[True, s], np.array(s), LEVEL) for s in pressures}
+    named = {("", s): "level" if i == 0 else f"level{i}" for i, s in enumerate(pressures)}
+    coords: dict[str, Any] = {named["", s]: (named["", s], np.array(s), LEVEL) for s in pressures}
     for dim, values, pressure in levels.values():
-        if not pressure and (False, (dim, values)) not in named:
-            count = sum(1 for k in named if not k[0] and k[1][0] == dim)
+        if not pressure and (dim, values) not in named:
+            count = sum(1 for k in named if k[0] == dim)
             key = f"{dim}{count or ''}"
-            named[False, (dim, values)] = key
+            named[dim, values] = key
             kept = {k: v for k, v in raw[dim].attrs.items() if k in ("units", "standard_name", "long_name", "positive")}
             coords[key] = (key, np.array(values), kept)
     out = {}
     for name, da in fields.items():
         if name in levels:
             dim, values, pressure = levels[name]
-            da = da.rename(_v=named[(True, values) if pressure else (False, (dim, values))])
+            da = da.rename(_v=named["" if pressure else dim, values])
         out[name] = da
-    ds = xr.Dataset(out, coords=coords)
+    ds = xr.Dataset(out, coords=coords)  # the fields carry no labels of their own, so nothing is aligned here
     if "member" in ds.dims:
         numbers = raw[axes.member].to_numpy() if axes.member in raw.variables else np.arange(ds.sizes["member"])
         if numbers.dtype.kind not in "iuf" or np.unique(numbers).size < numbers.size:

@@ -23,8 +23,18 @@ if TYPE_CHECKING:
 
     from eoflow.catalog import DatasetEntry
 
-MAGIC = ((b"\x89HDF", "hdf5"), (b"CDF\x05", "netcdf3-64"), (b"CDF", "netcdf3"), (b"GRIB", "grib"), (b"PK", "zip"),
-         (b"II*\x00", "tiff"), (b"MM\x00*", "tiff"), (b"\x1f\x8b", "gzip"), (b"BUFR", "bufr"), (b"<", "html"))  # fmt: skip
+MAGIC = (
+    (b"\x89HDF", "hdf5"),
+    (b"CDF\x05", "netcdf3-64"),
+    (b"CDF", "netcdf3"),
+    (b"GRIB", "grib"),
+    (b"PK", "zip"),
+    (b"II*\x00", "tiff"),
+    (b"MM\x00*", "tiff"),
+    (b"\x1f\x8b", "gzip"),
+    (b"BUFR", "bufr"),
+    (b"<", "html"),
+)
 
 
 def kind_of(path: str) -> str:
@@ -41,7 +51,9 @@ def kind_of(path: str) -> str:
     except FileNotFoundError:
         raise AssetMissing("there is no such file", where=path, todo="check the path") from None
     except OSError as e:
-        raise AssetCorrupt(f"the file cannot be opened: {e.strerror}", where=path, todo="check its permissions") from None
+        raise AssetCorrupt(
+            f"the file cannot be opened: {e.strerror}", where=path, todo="check its permissions"
+        ) from None
     if not head:
         raise AssetCorrupt("the file is empty (0 bytes)", where=path, todo="fetch it again")
     for magic, kind in MAGIC:
@@ -56,17 +68,19 @@ def not_a(what: str, path: str, kind: str) -> AssetCorrupt:
         head = f.read(24)
     shown = head.decode("ascii", "replace").replace("\ufffd", "?").split("\n")[0]
     return AssetCorrupt(
-        f"this is not a {what} file (it is {kind}: it begins with {shown!r})", where=path,
+        f"this is not a {what} file (it is {kind}: it begins with {shown!r})",
+        where=path,
         todo="check that the download did not save an error page, and that the name fits the content",
-    )  # fmt: skip
+    )
 
 
 def expand(paths: Sequence[str] | str) -> list[str]:
-    """Paths and glob patterns -> absolute paths, sorted within each pattern, each once. A pattern may match nothing yet."""
+    """Paths and glob patterns -> absolute paths, sorted within each pattern, each once; none for no match."""
     out: list[str] = []
     for text in [paths] if isinstance(paths, str) else paths:
-        full = str(Path(os.path.abspath(Path(str(text)).expanduser())))
-        out.extend(sorted(glob.glob(full)) if glob.has_magic(full) and not Path(full).exists() else [full])
+        full = os.path.abspath(Path(str(text)).expanduser())  # noqa: PTH100  `resolve` would follow links
+        pattern = glob.has_magic(full) and not Path(full).exists()
+        out.extend(sorted(glob.glob(full)) if pattern else [full])  # noqa: PTH207  patterns are absolute
     return list(dict.fromkeys(out))
 
 
@@ -94,7 +108,9 @@ class TimesCache:
         self.folder.mkdir(parents=True, exist_ok=True)
         target = self._key(path)
         temp = target.with_suffix(f".{os.getpid()}.tmp")
-        temp.write_text(json.dumps({"path": path, "stamp": _stamp(path), "times": times.astype(NS).astype(np.int64).tolist()}))
+        temp.write_text(
+            json.dumps({"path": path, "stamp": _stamp(path), "times": times.astype(NS).astype(np.int64).tolist()})
+        )
         temp.replace(target)
 
 
@@ -107,9 +123,12 @@ def reading_of(entry: DatasetEntry, area: Area | None = None) -> Reading:
     """How an entry's files are to be read."""
     args = entry.source.args
     return Reading(
-        variables=entry.variables, only=entry.variables is not None, area=area or entry.area,
-        level_units=args.get("level_units"), lexicon=str(args.get("lexicon", "generic")),
-    )  # fmt: skip
+        variables=entry.variables,
+        only=entry.variables is not None,
+        area=area or entry.area,
+        level_units=args.get("level_units"),
+        lexicon=str(args.get("lexicon", "generic")),
+    )
 
 
 def check_args(entry: DatasetEntry, known: Iterable[str]) -> None:
@@ -119,8 +138,11 @@ def check_args(entry: DatasetEntry, known: Iterable[str]) -> None:
     names = sorted(known)
     for key in entry.source.args:
         if key not in names:
-            raise BadInput(f"unknown source argument '{key}'{nearest(key, names)}", where=f"dataset {entry.name}, source.args",
-                           todo=f"choose from {', '.join(names)}")  # fmt: skip
+            raise BadInput(
+                f"unknown source argument '{key}'{nearest(key, names)}",
+                where=f"dataset {entry.name}, source.args",
+                todo=f"choose from {', '.join(names)}",
+            )
 
 
 class FileSource(ABC):
@@ -134,8 +156,11 @@ class FileSource(ABC):
     def __init__(self, entry: DatasetEntry, context: SourceContext) -> None:
         check_args(entry, self.ARGS)
         if not entry.source.args.get("paths"):
-            raise BadInput(f"dataset '{entry.name}' lists no files", where="source.args.paths",
-                           todo="write  source: {driver: ..., args: {paths: [FILE, ...]}}")  # fmt: skip
+            raise BadInput(
+                f"dataset '{entry.name}' lists no files",
+                where="source.args.paths",
+                todo="write  source: {driver: ..., args: {paths: [FILE, ...]}}",
+            )
         self.entry, self.context = entry, context
         self.paths: Any = entry.source.args["paths"]
         self._times = TimesCache(context.cache)

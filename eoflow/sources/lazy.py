@@ -23,8 +23,12 @@ class Guarded:
         self.shape, self.dtype, self.ndim = variable.shape, variable.dtype, variable.ndim
 
     def __getitem__(self, key: Any) -> np.ndarray[Any, Any]:
+        # slices only: xarray's scipy backend mixes up dimensions where an integer meets an index array
+        key = key if isinstance(key, tuple) else (key,)
+        whole = tuple(slice(int(k), int(k) + 1) if isinstance(k, (int, np.integer)) else k for k in key)
+        drop = tuple(0 if isinstance(k, (int, np.integer)) else slice(None) for k in key)
         try:
-            return np.asarray(self.variable[key].to_numpy())
+            return np.asarray(self.variable[whole].to_numpy())[drop]
         except AssetError:
             raise
         except Exception as e:  # every backend has its own exceptions
@@ -35,7 +39,9 @@ def read_error(e: BaseException, where: str) -> AssetError:
     """The asset error that a failed read stands for: transient for the network's, corrupt for everything else."""
     if is_network(e):
         return AssetTransient(f"the connection failed while reading: {said(e)}", where=where, todo="try again later")
-    return AssetCorrupt(f"cannot be read: {said(e)}", where=where, todo="the file is damaged or incomplete: fetch it again")
+    return AssetCorrupt(
+        f"cannot be read: {said(e)}", where=where, todo="the file is damaged or incomplete: fetch it again"
+    )
 
 
 def is_network(e: BaseException) -> bool:
@@ -44,7 +50,9 @@ def is_network(e: BaseException) -> bool:
     status = getattr(e, "status", None)
     if isinstance(status, int) and 400 <= status < 500 and status not in (408, 429):
         return False
-    return isinstance(e, (TimeoutError, ConnectionError)) or name.startswith(("aiohttp.", "botocore.", "aiobotocore.", "gcsfs."))
+    return isinstance(e, (TimeoutError, ConnectionError)) or name.startswith(
+        ("aiohttp.", "botocore.", "aiobotocore.", "gcsfs.")
+    )
 
 
 def said(e: BaseException) -> str:
@@ -53,8 +61,12 @@ def said(e: BaseException) -> str:
 
 
 def block_shape(
-    dims: tuple[str, ...], shape: tuple[int, ...], itemsize: int, native: tuple[int, ...] | None, time_dim: str | None,
-) -> dict[str, int]:  # fmt: skip
+    dims: tuple[str, ...],
+    shape: tuple[int, ...],
+    itemsize: int,
+    native: tuple[int, ...] | None,
+    time_dim: str | None,
+) -> dict[str, int]:
     """Block length by dimension: whole fields, and as many native chunks along time as fit BLOCK_BYTES.
 
     Where one native chunk of times is larger than LARGEST_BLOCK_BYTES the other leading dimensions are cut, along
@@ -102,15 +114,20 @@ def blocked(da: xr.DataArray, where: str, time_dim: str | None, offset: int = 0)
     native = tuple(int(n) for n in native) if native and len(native) == variable.ndim else None
     dims = tuple(str(d) for d in variable.dims)
     blocks = block_shape(dims, variable.shape, variable.dtype.itemsize, native, time_dim)
-    chunks = tuple(_cuts(n, blocks[d], offset if d == time_dim else 0) if n else (0,) for d, n in zip(dims, variable.shape))
+    chunks = tuple(
+        _cuts(n, blocks[d], offset if d == time_dim else 0) if n else (0,) for d, n in zip(dims, variable.shape)
+    )
     if time_dim in dims and native:
         step = native[dims.index(time_dim)]
         if blocks[time_dim] % step:  # a slab smaller than one native chunk: no alignment to keep
             chunks = tuple(_cuts(n, blocks[d], 0) if n else (0,) for d, n in zip(dims, variable.shape))
-    array = dask.array.from_array(
-        Guarded(variable, f"{where}, variable {da.name}"), chunks=chunks, name=False, fancy=False,
+    array = dask.array.from_array(  # type: ignore[no-untyped-call]
+        Guarded(variable, f"{where}, variable {da.name}"),
+        chunks=chunks,
+        name=False,
+        fancy=False,
         meta=np.empty((0,) * variable.ndim, variable.dtype),
-    )  # fmt: skip
+    )
     return da.copy(data=array)
 
 
@@ -118,7 +135,9 @@ def linear(da: xr.DataArray, scale: float, offset: float, dtype: str = "float32"
     """scale * x + offset in double precision, then `dtype`; one dask layer, nothing where there is nothing to do."""
     if scale == 1.0 and offset == 0.0:
         return da if str(da.dtype) == dtype else da.astype(dtype)
-    return da.copy(data=da.data.map_blocks(_linear, scale, offset, dtype, dtype=dtype, meta=np.empty((0,) * da.ndim, dtype)))
+    return da.copy(
+        data=da.data.map_blocks(_linear, scale, offset, dtype, dtype=dtype, meta=np.empty((0,) * da.ndim, dtype))
+    )
 
 
 def _linear(x: np.ndarray[Any, Any], scale: float, offset: float, dtype: str) -> np.ndarray[Any, Any]:

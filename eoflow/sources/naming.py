@@ -57,6 +57,14 @@ class Target:
     static: bool = False
     take: tuple[float, ...] | None = None
 
+    @property
+    def source_name(self) -> str:
+        """The provider's name, as `source_name` of a catalog entry: `{level}` where each level is a variable."""
+        first = self.pieces[0]
+        if first.level is None:
+            return first.raw
+        return re.sub(rf"0*{first.level:g}", "{level}", first.raw, count=1)
+
 
 def plan(
     ds: xr.Dataset, axes: Axes, variables: Mapping[str, VariableEntry] | None, only: bool, family: str, where: str
@@ -67,11 +75,18 @@ def plan(
     Raises BadInput for a missing variable, two candidates, no units or units that do not convert.
     """
     hints = dict(variables or {})
-    fields = {str(k): v for k, v in ds.data_vars.items() if {axes.lat_dim, axes.lon_dim} <= set(v.dims) and v.dtype.kind in "biuf"}
+    fields = {
+        str(k): v
+        for k, v in ds.data_vars.items()
+        if {axes.lat_dim, axes.lon_dim} <= set(v.dims) and v.dtype.kind in "biuf"
+    }
     fields = {k: v for k, v in fields.items() if not k.lower().endswith(("_bnds", "_bounds"))}
     if not fields:
-        raise BadInput(f"no gridded variable (found: {', '.join(map(str, ds.data_vars)) or 'nothing'})", where=where,
-                       todo="the file needs numeric variables over latitude and longitude")  # fmt: skip
+        raise BadInput(
+            f"no gridded variable (found: {', '.join(map(str, ds.data_vars)) or 'nothing'})",
+            where=where,
+            todo="the file needs numeric variables over latitude and longitude",
+        )
     found: dict[str, list[Piece]] = {}
     taken: set[str] = set()
     for name, hint in hints.items():
@@ -82,15 +97,18 @@ def plan(
         if raw in taken or (only and all(h.source_name for h in hints.values())):
             continue
         wanted = {n for n, h in hints.items() if not h.source_name} if only else None
-        name, level = _resolve(raw, da, fields, axes, family, where, wanted)
-        if name is not None:
-            found.setdefault(name, []).append(Piece(raw, level, _vertical_of(raw, ds, axes, where)))
+        resolved, level = _resolve(raw, da, fields, axes, family, where, wanted)
+        if resolved is not None:
+            found.setdefault(resolved, []).append(Piece(raw, level, _vertical_of(raw, ds, axes, where)))
     if only:
         missing = [n for n in hints if n not in found]
         if missing:
             have = list(fields)
-            raise BadInput(f"variable '{missing[0]}' is missing{nearest(missing[0], have)} (the file has: {', '.join(have)})",
-                           where=where, todo=f"write its name in the catalog entry:  {missing[0]}: {{source_name: NAME}}")  # fmt: skip
+            raise BadInput(
+                f"variable '{missing[0]}' is missing{nearest(missing[0], have)} (the file has: {', '.join(have)})",
+                where=where,
+                todo=f"write its name in the catalog entry:  {missing[0]}: {{source_name: NAME}}",
+            )
         found = {n: found[n] for n in hints}
     return [_target(n, p, fields, axes, hints.get(n, VariableEntry()), where) for n, p in found.items()]
 
@@ -107,9 +125,11 @@ def _explicit(
         pieces = [Piece(source, None, _vertical_of(source, ds, axes, where))] if source in fields else []
     if not pieces:
         raise BadInput(
-            f"variable '{name}' is missing: there is no '{source}'{nearest(source, list(fields))} (the file has: {', '.join(fields)})",
-            where=where, todo=f"correct source_name of '{name}' in the catalog entry",
-        )  # fmt: skip
+            f"variable '{name}' is missing: there is no '{source}'{nearest(source, list(fields))} "
+            f"(the file has: {', '.join(fields)})",
+            where=where,
+            todo=f"correct source_name of '{name}' in the catalog entry",
+        )
     return pieces
 
 
@@ -118,8 +138,11 @@ def _vertical_of(raw: str, ds: xr.Dataset, axes: Axes, where: str) -> Vertical |
     found = [axes.verticals[str(d)] for d in da.dims if str(d) in axes.verticals]
     long = [v for v in found if v.values.size > 1 or v.pressure]
     if len(long) > 1:
-        raise BadInput(f"two vertical dimensions: {', '.join(v.dim for v in long)}", where=f"{where}, variable {raw}",
-                       todo="select one entry of one of them first")  # fmt: skip
+        raise BadInput(
+            f"two vertical dimensions: {', '.join(v.dim for v in long)}",
+            where=f"{where}, variable {raw}",
+            todo="select one entry of one of them first",
+        )
     if long:
         return long[0]
     for key, c in da.coords.items():  # a scalar pressure, left by a selection
@@ -131,7 +154,13 @@ def _vertical_of(raw: str, ds: xr.Dataset, axes: Axes, where: str) -> Vertical |
 
 
 def _resolve(
-    raw: str, da: xr.DataArray, fields: Mapping[str, xr.DataArray], axes: Axes, family: str, where: str, wanted: set[str] | None
+    raw: str,
+    da: xr.DataArray,
+    fields: Mapping[str, xr.DataArray],
+    axes: Axes,
+    family: str,
+    where: str,
+    wanted: set[str] | None,
 ) -> tuple[str | None, float | None]:
     """(eoflow's name, level in the variable's name); (None, None) for one that is not `wanted`."""
     if HINT in da.attrs:
@@ -151,7 +180,13 @@ def _own_name(raw: str) -> str:
 
 
 def _by_lexicon(
-    raw: str, da: xr.DataArray, fields: Mapping[str, xr.DataArray], axes: Axes, family: str, where: str, wanted: set[str] | None
+    raw: str,
+    da: xr.DataArray,
+    fields: Mapping[str, xr.DataArray],
+    axes: Axes,
+    family: str,
+    where: str,
+    wanted: set[str] | None,
 ) -> tuple[str | None, float | None]:
     units, standard = normalise(da.attrs.get("units")), str(da.attrs.get("standard_name", "")).strip().lower()
     table = lexicon.names(family)
@@ -167,7 +202,9 @@ def _by_lexicon(
         return base.name, float(m[2])
     terms = [t for t in lexicon.by_standard_name().get(standard, ()) if t.converts(_height_units(raw, da, units))]
     on_levels = any(v.pressure for d, v in axes.verticals.items() if d in da.dims)
-    terms = [t for t in terms if t.levelled == on_levels] or [t for t in terms if _at_height(t, height, da, axes) != t.name]
+    terms = [t for t in terms if t.levelled == on_levels] or [
+        t for t in terms if _at_height(t, height, da, axes) != t.name
+    ]
     if len(terms) == 1:
         return _at_height(terms[0], height, da, axes), None
     long = lexicon.by_long_name(str(da.attrs.get("long_name", "")))
@@ -192,7 +229,10 @@ def _in_a_family(raw: str, fields: Mapping[str, xr.DataArray], da: xr.DataArray)
 def _height(da: xr.DataArray, axes: Axes) -> float | None:
     """Height above ground in metres of a field with a scalar or length-1 height coordinate."""
     for key in (*da.coords, *da.dims):
-        if str(key).lower() in ("height", "heightaboveground", "height_above_ground", "height_2m", "height_10m") and key in da.coords:
+        if (
+            str(key).lower() in ("height", "heightaboveground", "height_above_ground", "height_2m", "height_10m")
+            and key in da.coords
+        ):
             c = da.coords[key]
             if c.size == 1 and c.dtype.kind in "iuf":
                 return float(c.to_numpy().ravel()[0])
@@ -222,9 +262,11 @@ def _refuse_lookalike(raw: str, da: xr.DataArray, term: Term, where: str) -> Non
     else:
         todo = f"write in the catalog entry which it is:  NEW_NAME: {{source_name: {raw}}}"
     raise BadInput(
-        f"'{raw}' ({da.attrs.get('standard_name') or da.attrs.get('long_name') or 'no long name'}, {units}) is not what eoflow "
-        f"calls {term.name} ({term.long_name}, {term.units})", where=f"{where}, variable {raw}", todo=todo,
-    )  # fmt: skip
+        f"'{raw}' ({da.attrs.get('standard_name') or da.attrs.get('long_name')}, {units}) is not what eoflow "
+        f"calls {term.name} ({term.long_name}, {term.units})",
+        where=f"{where}, variable {raw}",
+        todo=todo,
+    )
 
 
 def _target(
@@ -238,24 +280,36 @@ def _target(
     here = f"{where}, variable {pieces[0].raw}"
     read = {_units_of(p.raw, fields[p.raw], name, term, hint, where) for p in pieces}
     if len(read) > 1:
-        raise BadInput(f"the levels of '{name}' have different units: {', '.join(sorted(read))}", where=where,
-                       todo="write source_units in the catalog entry, or correct the file")  # fmt: skip
+        raise BadInput(
+            f"the levels of '{name}' have different units: {', '.join(sorted(read))}",
+            where=where,
+            todo="write source_units in the catalog entry, or correct the file",
+        )
     source = read.pop()
     known = term if term is not None and term.converts(source) else None
     target = (hint.units and (normalise(hint.units) or hint.units)) or (known.units if known else source)
     change = conversion(source, target, term.special if term else "")
     if change is None:
-        raise BadInput(f"'{name}' is in {source}, which does not convert to {target}", where=here,
-                       todo=f"correct the catalog entry:  {name}: {{source_units: UNITS}}")  # fmt: skip
+        raise BadInput(
+            f"'{name}' is in {source}, which does not convert to {target}",
+            where=here,
+            todo=f"correct the catalog entry:  {name}: {{source_units: UNITS}}",
+        )
     own_long = None if len(pieces) > 1 else first.attrs.get("long_name")
     standard = hint.standard_name or (known.standard_name if known and known.name == name else None)
     if standard is None and not known:
         standard = first.attrs.get("standard_name") if first.attrs.get("standard_name") != "unknown" else None
     return Target(
-        name=name, units=target, pieces=tuple(pieces), scale=change[0], offset=change[1], standard_name=standard,
+        name=name,
+        units=target,
+        pieces=tuple(pieces),
+        scale=change[0],
+        offset=change[1],
+        standard_name=standard,
         long_name=hint.long_name or (known.long_name if known and known.name == name else own_long) or name,
-        static=hint.static or bool(known and known.static and known.name == name), take=hint.levels,
-    )  # fmt: skip
+        static=hint.static or bool(known and known.static and known.name == name),
+        take=hint.levels,
+    )
 
 
 def _levelled(name: str, piece: Piece, fields: Mapping[str, xr.DataArray]) -> Piece:
@@ -274,8 +328,11 @@ def _require_distinct(name: str, pieces: list[Piece], where: str) -> None:
             other = seen.get(level)
             if other is not None or p.levels is None:
                 rivals = ", ".join(q.raw for q in pieces)
-                raise BadInput(f"two candidates for '{name}': {rivals}", where=where,
-                               todo=f"choose in the catalog entry:  {name}: {{source_name: {pieces[0].raw}}}")  # fmt: skip
+                raise BadInput(
+                    f"two candidates for '{name}': {rivals}",
+                    where=where,
+                    todo=f"choose in the catalog entry:  {name}: {{source_name: {pieces[0].raw}}}",
+                )
             seen[level] = p.raw
 
 
@@ -290,6 +347,7 @@ def _units_of(raw: str, da: xr.DataArray, name: str, term: Term | None, hint: Va
     likely = term.units if term else "UNITS"
     also = {"Pa": " (or hPa)", "K": " (or degC)", "m2 s-2": " (or gpm)", "m": " (or mm)"}.get(likely, "")
     raise BadInput(
-        f"'{raw}' has no units, and guessing them is how archives go wrong", where=f"{where}, variable {raw}",
+        f"'{raw}' has no units, and guessing them is how archives go wrong",
+        where=f"{where}, variable {raw}",
         todo=f"write in the catalog entry:  {name}: {{source_name: {raw}, source_units: {likely}}}{also}",
-    )  # fmt: skip
+    )

@@ -27,8 +27,12 @@ def open_raw(path: str, group: str | None = None) -> xr.Dataset:
 
     Raises AssetMissing, AssetCorrupt (empty, truncated, not NetCDF) or BadInput (a folder, only groups).
     """
+    import warnings
+
     import xarray as xr
 
+    # scipy keeps the file mapped as long as an array of it lives, which is what lazy reading is
+    warnings.filterwarnings("ignore", message="Cannot close a netcdf_file opened with mmap=True")
     kind = kind_of(path)
     if kind not in ENGINES:
         raise not_a("NetCDF", path, kind)
@@ -46,8 +50,11 @@ def open_raw(path: str, group: str | None = None) -> xr.Dataset:
     if not ds.data_vars and kind == "hdf5" and not group:
         groups = _groups(path)
         if groups:
-            raise BadInput(f"its variables are in groups: {', '.join(groups)}", where=path,
-                           todo=f"write in the catalog entry:  source: {{args: {{group: {groups[0]}}}}}")  # fmt: skip
+            raise BadInput(
+                f"its variables are in groups: {', '.join(groups)}",
+                where=path,
+                todo=f"write in the catalog entry:  source: {{args: {{group: {groups[0]}}}}}",
+            )
     return ds
 
 

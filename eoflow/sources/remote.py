@@ -48,7 +48,9 @@ def error(e: BaseException, where: str) -> AssetError:
         return AssetMissing("the provider does not have it (not found)", where=where, todo="it may be published later")
     if isinstance(e, PermissionError) or status in (401, 403):
         return AssetMissing(
-            f"access was refused ({said(e)})", where=where, todo="set the credentials in the environment, or EOFLOW_S3_ANONYMOUS=1"
+            f"access was refused ({said(e)})",
+            where=where,
+            todo="set the credentials in the environment, or EOFLOW_S3_ANONYMOUS=1",
         )
     if is_network(e):
         return AssetTransient(f"the connection failed: {said(e)}", where=where, todo="try again later")
@@ -65,7 +67,7 @@ def retrying(work: Callable[[], T], where: str, wait: float = 0.5) -> T:
             found = error(e, where)
             if attempt == tries or not isinstance(found, AssetTransient):
                 raise found from e
-            time.sleep(wait * 2**attempt * (0.5 + random.random()))  # noqa: S311  jitter, not a secret
+            time.sleep(wait * 2**attempt * (0.5 + random.random()))
     raise AssertionError("unreachable")
 
 
@@ -82,7 +84,9 @@ def read(url: str, start: int | None = None, end: int | None = None, *, wait: fl
             if len(data) >= end:  # a server that ignores ranges sent everything
                 return data[start:end]
             raise AssetCorrupt(
-                f"asked for {end - start} bytes at {start}, got {len(data)}", where=url, todo="the file is shorter than its index says"
+                f"asked for {end - start} bytes at {start}, got {len(data)}",
+                where=url,
+                todo="the file is shorter than its index says",
             )
         return data
 

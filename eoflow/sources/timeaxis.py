@@ -44,13 +44,17 @@ def decode(variable: xr.Variable, where: str) -> Times:
 def _cf(variable: xr.Variable, where: str) -> Times:
     import xarray as xr
 
-    plain = xr.Variable(variable.dims, variable.to_numpy(), {k: variable.attrs[k] for k in ("units", "calendar") if k in variable.attrs})
+    plain = xr.Variable(
+        variable.dims, variable.to_numpy(), {k: variable.attrs[k] for k in ("units", "calendar") if k in variable.attrs}
+    )
     try:
         coder = xr.coders.CFDatetimeCoder(time_unit="ns")
         values = coder.decode(plain, name="time").to_numpy()
     except (ValueError, OverflowError, KeyError) as e:
         units, calendar = variable.attrs.get("units"), variable.attrs.get("calendar", "standard")
-        raise BadInput(f"cannot read times in '{units}' (calendar {calendar})", where=where, todo=f"{_WRITE}; {e}") from None
+        raise BadInput(
+            f"cannot read times in '{units}' (calendar {calendar})", where=where, todo=f"{_WRITE}; {e}"
+        ) from None
     if values.dtype == object:
         return _from_cftime(values, where)
     return _to_second(values)
@@ -67,7 +71,9 @@ def _from_cftime(values: Any, where: str) -> Times:
     flat = values.ravel()
     if len({(t.year, t.month) for t in flat}) < flat.size and getattr(flat[0], "calendar", "") == "360_day":
         raise BadInput(
-            "a 360-day calendar has dates that do not exist", where=where, todo="convert the file to the standard calendar first"
+            "a 360-day calendar has dates that do not exist",
+            where=where,
+            todo="convert the file to the standard calendar first",
         )
     try:
         out = np.array([np.datetime64(t.isoformat(), "us") for t in flat]).reshape(values.shape)
@@ -126,10 +132,12 @@ def check(times: Times, where: str) -> None:
     i = int(wrong[0])
     if steps[i] == np.timedelta64(0, "ns") or times[i + 1] in times[: i + 1]:
         raise BadInput(
-            f"the time {iso(times[i + 1])} appears more than once", where=f"{where}, time number {i + 1}",
+            f"the time {iso(times[i + 1])} appears more than once",
+            where=f"{where}, time number {i + 1}",
             todo="drop the duplicate, e.g. ds.drop_duplicates('time')",
-        )  # fmt: skip
+        )
     raise BadInput(
-        f"the times are not in order: {iso(times[i + 1])} comes after {iso(times[i])}", where=f"{where}, time number {i + 1}",
+        f"the times are not in order: {iso(times[i + 1])} comes after {iso(times[i])}",
+        where=f"{where}, time number {i + 1}",
         todo="sort the file by time, e.g. ds.sortby('time')",
-    )  # fmt: skip
+    )

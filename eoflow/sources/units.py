@@ -43,7 +43,7 @@ _TOKEN = re.compile(r"^([A-Za-z°º%_]+)(-?\d+)?$")
 
 
 def normalise(text: str | None) -> str | None:
-    """One spelling: `m**2 s**-2`, `m^2/s^2` -> `m2 s-2`; `millibar` -> `hPa`; nothing -> None; unknown text as it is."""
+    """One spelling: `m**2 s**-2`, `m^2/s^2` -> `m2 s-2`; `millibar` -> `hPa`; nothing -> None; else as it is."""
     plain = " ".join(str(text if text is not None else "").split())
     if not plain:
         return None

@@ -41,7 +41,9 @@ def open_raw(url: str, group: str | None = None, options: dict[str, Any] | None 
         if not path.exists():
             raise AssetMissing("there is no such folder", where=url, todo="check the path")
         if not is_store(str(path)):
-            raise BadInput("this is not a Zarr store", where=url, todo=f"a store has one of {', '.join(MARKERS)} inside")
+            raise BadInput(
+                "this is not a Zarr store", where=url, todo=f"a store has one of {', '.join(MARKERS)} inside"
+            )
         return _open(str(path), group, None, url, xr)
     target, storage = remote.resolve(url, options)
     return remote.retrying(lambda: _open(target, group, storage, url, xr), url)
@@ -54,7 +56,12 @@ def _open(target: str, group: str | None, storage: dict[str, Any] | None, where:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # xarray warns about stores without consolidated metadata
             ds: xr.Dataset = xr.open_zarr(
-                target, group=group, chunks=None, decode_times=False, decode_timedelta=False, storage_options=storage or None
+                target,
+                group=group,
+                chunks=None,
+                decode_times=False,
+                decode_timedelta=False,
+                storage_options=storage or None,
             )
     except Exception as e:
         if type(e).__name__ in ("GroupNotFoundError", "PathNotFoundError", "FileNotFoundError", "ContainsArrayError"):
@@ -63,50 +70,68 @@ def _open(target: str, group: str | None, storage: dict[str, Any] | None, where:
             raise AssetCorrupt(f"the Zarr store cannot be read ({said(e)})", where=where, todo="fetch it again") from e
         raise
     if not ds.data_vars and not ds.coords:
-        raise AssetCorrupt("the Zarr group is empty", where=where, todo="write `group` in source.args if the data lie deeper")
+        raise AssetCorrupt(
+            "the Zarr group is empty", where=where, todo="write `group` in source.args if the data lie deeper"
+        )
     return ds
 
 
 class ZarrSource:
-    """`source: {driver: zarr, args: {url: PATH or URL, group: G, storage_options: {...}, level_units: hPa, lexicon: NAME}}`.
+    """`source: {driver: zarr, args: {url: PATH or URL, group: G, storage_options: {...}, level_units: hPa}}`.
 
     Of the store's times those are taken that the schedule expects, so `cadence: 6h` reads every sixth hour of an
     hourly store. `valid_time_start`, `valid_time_stop` (ARCO-ERA5) bound a time axis that was allocated ahead;
     `preliminary: true` reads on to `valid_time_stop_era5t`.
     """
 
-    ARGS: ClassVar[tuple[str, ...]] = ("url", "group", "storage_options", "level_units", "lexicon", "preliminary", "block_mb")
+    ARGS: ClassVar[tuple[str, ...]] = (
+        "url",
+        "group",
+        "storage_options",
+        "level_units",
+        "lexicon",
+        "preliminary",
+        "block_mb",
+    )
 
     def __init__(self, entry: DatasetEntry, context: SourceContext) -> None:
         check_args(entry, self.ARGS)
         if not entry.source.args.get("url"):
-            raise BadInput(f"dataset '{entry.name}' names no store", where="source.args.url", todo="write url: PATH or URL")
+            raise BadInput(
+                f"dataset '{entry.name}' names no store", where="source.args.url", todo="write url: PATH or URL"
+            )
         self.entry, self.context = entry, context
         self.url = str(entry.source.args["url"])
 
     @cached_property
-    def _raw(self) -> xr.Dataset:
+    def raw(self) -> xr.Dataset:
+        """The store as it is."""
         args = self.entry.source.args
         return open_raw(self.url, args.get("group"), args.get("storage_options"))
 
     @cached_property
     def _times(self) -> np.ndarray[Any, np.dtype[np.datetime64]]:
-        return conventions.times_of(self._raw, self.url, reading_of(self.entry))
+        return conventions.times_of(self.raw, self.url, reading_of(self.entry))
 
     def _valid(self) -> Period | None:
-        attrs = self._raw.attrs
+        attrs = self.raw.attrs
         stop = attrs.get("valid_time_stop")
         if self.entry.source.args.get("preliminary"):
             stop = attrs.get("valid_time_stop_era5t", stop)
         start = attrs.get("valid_time_start")
         return Period.parse(f"{start}/{stop}") if start and stop else None
 
+    def readable_times(self) -> np.ndarray[Any, np.dtype[np.datetime64]]:
+        """The times that the store says are written."""
+        valid = self._valid()
+        return self._times if valid is None else self._times[valid.contains(self._times)]
+
     @cached_property
     def _block(self) -> int:
         """Times in an asset: whole native chunks, about block_mb (256) MiB of what is stored."""
-        one = conventions.canonical(self._raw, self.url, reading_of(self.entry), self._times[:1])
+        one = conventions.canonical(self.raw, self.url, reading_of(self.entry), self._times[:1])
         native = 1
-        for v in self._raw.data_vars.values():
+        for v in self.raw.data_vars.values():
             chunks = v.encoding.get("chunks")
             if chunks and v.ndim >= 3 and v.shape[0] == self._times.size:
                 native = max(native, int(chunks[0]))
@@ -134,4 +159,4 @@ class ZarrSource:
     def open(self, asset: Asset) -> xr.Dataset:
         """The block in canonical form."""
         area = tuple(asset.args["area"]) if asset.args.get("area") else None
-        return conventions.canonical(self._raw, asset.href, reading_of(self.entry, area), asset.times)
+        return conventions.canonical(self.raw, asset.href, reading_of(self.entry, area), asset.times)

@@ -145,7 +145,7 @@ def align(
     if not use.any():
         raise BadInput(
             "every case lies in an excluded (training) period: such scores would say nothing",
-            where=f"initial times {iso(inits[0])} to {iso(inits[-1])}", todo="forecast times outside the training period",
+            where=f"initial times {iso(inits[0])} to {iso(inits[-1])}", todo="forecast times outside those periods",
         )  # fmt: skip
     if not use.all():
         notes.append(f"{int((~use).sum())} of {use.size} cases lie in excluded periods and are left out")
@@ -208,7 +208,9 @@ def _truth_rows(truth: xr.Dataset, needed: Times) -> NDArray[np.intp]:
     if np.any(np.diff(axis) <= ZERO):
         raise SchemaMismatch("the truth's time axis is not strictly increasing", todo="sort it and drop duplicates")
     at = np.searchsorted(axis, needed)
-    found = (at < axis.size) & (axis[np.minimum(at, axis.size - 1)] == needed) if axis.size else np.zeros(at.shape, bool)
+    found = (
+        (at < axis.size) & (axis[np.minimum(at, axis.size - 1)] == needed) if axis.size else np.zeros(at.shape, bool)
+    )
     if not found.any():
         text = f"forecasts are valid from {iso(needed[0])} to {iso(needed[-1])}"
         if axis.size == 0:
@@ -221,7 +223,9 @@ def _truth_rows(truth: xr.Dataset, needed: Times) -> NDArray[np.intp]:
                 where=f"{text} (for example {iso(needed[inside][0])}); {span}",
                 todo="check the unit of lead_time and the hour of init_time",
             )
-        raise BadInput("no truth has arrived for these forecasts yet", where=f"{text}; {span}", todo="ingest later truth")
+        raise BadInput(
+            "no truth has arrived for these forecasts yet", where=f"{text}; {span}", todo="ingest later truth"
+        )
     return np.where(found, at, -1).astype(np.intp)
 
 
@@ -250,7 +254,8 @@ def _groups(cubes: Mapping[str, Cube], truth: xr.Dataset, variables: Sequence[st
             vertical = next((str(d) for d in cube.ds[name].dims if d not in _KNOWN), None)
             if vertical != dim:
                 raise SchemaMismatch(
-                    f"vertical dimension differs: truth {dim}, forecast {vertical}", where=f"{cube.name}, variable {name}"
+                    f"vertical dimension differs: truth {dim}, forecast {vertical}",
+                    where=f"{cube.name}, variable {name}",
                 )
         if levels is not None and dim is not None:
             held = {float(x) for c in models for x in c.ds[dim].values}
@@ -277,9 +282,7 @@ def _choose(group: Group, variables: Sequence[str] | None) -> Group | None:
     return Group(group.variable, group.units, group.dim, chosen) if chosen else None
 
 
-def _all_found(
-    variables: Sequence[str], groups: list[Group], cubes: Mapping[str, Cube], truth: xr.Dataset
-) -> None:
+def _all_found(variables: Sequence[str], groups: list[Group], cubes: Mapping[str, Cube], truth: xr.Dataset) -> None:
     known = {g.variable for g in groups} | {c.label for g in groups for c in g.channels}
     for name in variables:
         if name not in known:

@@ -46,7 +46,8 @@ def check(
     if not pairs:
         leads = ", ".join(f"{x:g} h" for x in scorecard.leads)
         raise BadInput(
-            f"no comparison of {model} with {baseline} by {metric} at {hours:g} h", todo=f"the scorecard has leads {leads}"
+            f"no comparison of {model} with {baseline} by {metric} at {hours:g} h",
+            todo=f"the scorecard has leads {leads}",
         )
     return _decide(pairs, model, baseline, metric, hours)
 
@@ -55,7 +56,9 @@ def _decide(pairs: dict[str, Comparison], model: str, baseline: str, metric: str
     at = f"{metric} at {days(hours)} against {baseline}"
     if any(c.low is None for c in pairs.values()):
         n = min(c.n for c in pairs.values())
-        return GateResult(False, f"{model}: {at}: {n} cases are too few for an interval, skill cannot be told from luck")
+        return GateResult(
+            False, f"{model}: {at}: {n} cases are too few for an interval, skill cannot be told from luck"
+        )
     worse = [v for v, c in pairs.items() if c.worse]
     better = [v for v, c in pairs.items() if c.better]
     # The sign that means better: lower scores for errors, higher ones for correlations.

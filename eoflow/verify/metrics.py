@@ -84,9 +84,11 @@ class Rmse(MomentMetric):
     bounds = (0.0, np.inf)
 
     def of(self, m: Moments) -> F64:
+        """As MomentMetric.of."""
         return m.ee[..., None]
 
     def reduce(self, mean: F64) -> F64:
+        """As Metric.reduce."""
         return np.asarray(np.sqrt(mean[..., 0]))
 
 
@@ -96,6 +98,7 @@ class Bias(MomentMetric):
     name = "bias"
 
     def of(self, m: Moments) -> F64:
+        """As MomentMetric.of."""
         return m.e[..., None]
 
 
@@ -107,6 +110,7 @@ class Mae(MomentMetric):
     bounds = (0.0, np.inf)
 
     def of(self, m: Moments) -> F64:
+        """As MomentMetric.of."""
         # The kernel works on fields times the root of the weight: |e| root(w) * root(w) = w |e|.
         return m.abs_e[..., None]
 
@@ -125,6 +129,7 @@ class Acc(MomentMetric):
     unitless = True
 
     def of(self, m: Moments) -> F64:
+        """As MomentMetric.of."""
         f, t = m.forecast_variance, m.truth_variance
         with np.errstate(invalid="ignore", divide="ignore"):
             acc = m.covariance / np.sqrt(f * t)
@@ -139,6 +144,7 @@ class Activity(MomentMetric):
     bounds = (0.0, np.inf)
 
     def of(self, m: Moments) -> F64:
+        """As MomentMetric.of."""
         return np.sqrt(m.forecast_variance)[..., None]
 
 
@@ -151,9 +157,11 @@ class ActivityRatio(MomentMetric):
     unitless = True
 
     def of(self, m: Moments) -> F64:
+        """As MomentMetric.of."""
         return np.sqrt(np.stack([m.forecast_variance, m.truth_variance], axis=-1))
 
     def reduce(self, mean: F64) -> F64:
+        """As Metric.reduce."""
         with np.errstate(invalid="ignore", divide="ignore"):
             return np.asarray(mean[..., 0] / mean[..., 1])
 
@@ -170,6 +178,7 @@ class CrpsFair(Metric):
     ensemble = True
 
     def cases(self, forecast: Any, truth: Any, climatology: Any | None, weights: Any) -> F64:
+        """As Metric.cases."""
         x = np.sort(np.asarray(forecast, np.float64), axis=1)
         m = x.shape[1]
         score = np.abs(x - np.asarray(truth, np.float64)[:, None]).mean(axis=1)
@@ -188,11 +197,13 @@ class Spread(Metric):
     bounds = (0.0, np.inf)
 
     def cases(self, forecast: Any, truth: Any, climatology: Any | None, weights: Any) -> F64:
+        """As Metric.cases."""
         x = np.asarray(forecast, np.float64)
         variance = x.var(axis=1, ddof=1) if x.shape[1] > 1 else np.full(x[:, 0].shape, np.nan)
         return _where_truth(variance, truth, weights)
 
     def reduce(self, mean: F64) -> F64:
+        """As Metric.reduce."""
         return np.asarray(np.sqrt(mean[..., 0]))
 
 
@@ -205,11 +216,13 @@ class SpreadSkill(Metric):
     unitless = True
 
     def cases(self, forecast: Any, truth: Any, climatology: Any | None, weights: Any) -> F64:
+        """As Metric.cases."""
         x, m = np.asarray(forecast, np.float64), np.shape(forecast)[1]
         error = _where_truth((x.mean(axis=1) - np.asarray(truth, np.float64)) ** 2, truth, weights)
         return np.concatenate([Spread().cases(x, truth, None, weights) * (m + 1) / m, error], axis=-1)
 
     def reduce(self, mean: F64) -> F64:
+        """As Metric.reduce."""
         with np.errstate(invalid="ignore", divide="ignore"):
             return np.asarray(np.sqrt(mean[..., 0] / mean[..., 1]))
 

@@ -11,6 +11,7 @@ import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -142,7 +143,7 @@ def _tiles(ni: int, nl: int, columns: int) -> list[tuple[slice, slice]]:
         return [(slice(i, i + step), slice(0, nl)) for i in range(0, ni, step)]
     pieces = -(-nl // cases)
     cuts = np.linspace(0, nl, pieces + 1).astype(int)
-    return [(slice(i, i + 1), slice(int(a), int(b))) for i in range(ni) for a, b in zip(cuts[:-1], cuts[1:])]
+    return [(slice(i, i + 1), slice(int(a), int(b))) for i in range(ni) for a, b in pairwise(cuts)]
 
 
 def _dot(x: F32, y: F32) -> F64:

@@ -34,8 +34,8 @@ class Row:
 class Comparison:
     """`model` against `baseline` on the same cases: difference of their scores and its paired 95 % interval.
 
-    ratio = score of the model / score of the baseline (None where that is 0). better: the whole interval lies on the model's side;
-    worse: on the baseline's.
+    ratio = score of the model / score of the baseline (None where that is 0).
+    better: the whole interval lies on the model's side; worse: on the baseline's.
     """
 
     model: str
@@ -192,14 +192,12 @@ class Scorecard:
         return [asdict(r) for r in self.rows]
 
     def to_json(self) -> str:
-        """`scores.json`: {format, header, rows, comparisons}; strict JSON, no NaN."""
-        document = {
-            "format": FORMAT,
-            "header": self.header,
-            "rows": self.row_dicts(),
-            "comparisons": [asdict(c) for c in self.comparisons],
-        }
-        return json.dumps(document, indent=1, allow_nan=False)
+        """`scores.json`: {format, header, rows, comparisons}, one row a line; strict JSON, no NaN."""
+        parts = [f'"format": "{FORMAT}"', f'"header": {json.dumps(self.header, indent=1, allow_nan=False)}']
+        for name, items in (("rows", self.rows), ("comparisons", self.comparisons)):
+            lines = ",\n ".join(json.dumps(asdict(x), allow_nan=False) for x in items)
+            parts.append(f'"{name}": [\n {lines}\n]')
+        return "{\n" + ",\n".join(parts) + "\n}\n"
 
     @classmethod
     def from_json(cls, text: str) -> Scorecard:

@@ -157,23 +157,23 @@ def _forecast_each(
 
 
 def _fitted(ws: Workspace, archive: Archive, model: str, like: Checkpoint | None, progress: Progress | None) -> bool:
-    """Whether the baseline has a checkpoint for this dataset; fits one on the main model's training period if not."""
+    """Whether the baseline has a checkpoint for this dataset.
+
+    Beside a model trained on the dataset it is fitted on the same periods (training finds what is there already).
+    """
     from eoflow.train import train
 
+    own = like is not None and like.provenance.get("dataset") == archive.name
     try:
-        checkpoint.resolve(ws, archive.name, model, archive.schema)
+        if not own:
+            checkpoint.resolve(ws, archive.name, model, archive.schema)
+            return True
     except BadInput:
-        own = like is not None and like.provenance.get("dataset") == archive.name
-        try:
-            train(
-                model,
-                archive.name,
-                train_period=like.splits["train"] if own and like else None,
-                workspace=ws,
-                progress=progress,
-            )
-        except BadInput:
-            return False  # too little data to fit a baseline: the scorecard goes on without it
+        pass  # neither trained nor shipped: fit it here
+    try:
+        train(model, archive.name, like=like.splits if own and like else None, workspace=ws, progress=progress)
+    except BadInput:
+        return False  # too little data to fit a baseline: the scorecard goes on without it
     return True
 
 

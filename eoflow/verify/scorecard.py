@@ -26,6 +26,7 @@ __all__ = ["Comparison", "Row", "Scorecard", "score"]
 
 COMPLETE = 0.99
 """A truth field with less than this part of the fullest field's area has only partly arrived and is not used."""
+NOT_MAIN = (*BASELINES, "eof-ridge", "ceiling")
 WEIGHTS = "exact cell area, sin(northern edge) - sin(southern edge), mean 1"
 _RMSE_OVER = "sqrt of the mean over cases of the area-weighted squared error"
 
@@ -42,6 +43,7 @@ def score(
     period: str | Period | None = None,
     exclude: Iterable[str | Period] = (),
     baselines: Sequence[str] = (*BASELINES, "eof-ridge"),
+    main_model: str | None = None,
     seed: int = 0,
     memory_mb: int | None = None,
     progress: Callable[[str, int, int], None] | None = None,
@@ -53,6 +55,7 @@ def score(
     climatology: (times, channel) -> (T, H, W), or a dataset (see climatology.py); without one, ACC and activity
     are left out. period: of the initial times. exclude: training periods; no case may start or end in one.
     Deterministic metrics see the ensemble mean. At each lead all models are scored on the same cases.
+    main_model: the one that statements are about; by default the first that is no baseline.
     progress is called as (variable, groups done, groups).
 
     Raises SchemaMismatch where grids, units, leads or times contradict each other, BadInput where no case is left.
@@ -81,8 +84,10 @@ def score(
             "no case could be scored", where="; ".join(a.notes + builder.notes()) or None,
             todo="ingest the truth of these valid times",
         )  # fmt: skip
+    others = [m for m in forecasts if m not in NOT_MAIN]
     header = {
         "dataset": dataset,
+        "main_model": main_model or next(iter(others or forecasts)),
         "grid": a.grid.describe(),
         "weights": WEIGHTS,
         "rmse": _RMSE_OVER,
@@ -229,11 +234,11 @@ class _Builder:
         if self._late:
             out.append(f"{self._late} cases wait for truth that has not (or only partly) arrived")
         for model, e in self._broken.items():
+            names = ", ".join(sorted(e["variables"]))
             out.append(
-                f"{model}: {e['cases']} forecasts of {', '.join(sorted(e['variables']))} are missing or not finite where "
+                f"{model}: {e['cases']} forecasts of {names} are missing or not finite where "
                 f"the truth is valid (from lead {e['first']:g} h on); those cases are left out for every model"
             )
         if self._cases and min(self._cases) < 10:
             out.append(f"as few as {min(self._cases)} cases: the intervals are rough, or absent")
         return out
-

@@ -256,9 +256,7 @@ def _lead_runs(alignment: Alignment, cube: Cube, block: _Block) -> list[tuple[sl
     return [(slice(r[0][0], r[-1][0] + 1), slice(r[0][1], r[-1][1] + 1)) for r in runs]
 
 
-def _load(
-    alignment: Alignment, group: Group, block: _Block, cube: Cube, leads: slice
-) -> tuple[list[int], F32]:
+def _load(alignment: Alignment, group: Group, block: _Block, cube: Cube, leads: slice) -> tuple[list[int], F32]:
     """The cube's fields of a block and which of the group's channels they are."""
     da = cube.ds[group.variable]
     levels = [0]

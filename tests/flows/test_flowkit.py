@@ -62,3 +62,9 @@ def test_markdown_has_a_table_of_values_and_of_rows():
     assert "| dataset | a\\|b |" in text
     assert "| new | 3 |" in text
     assert "## rows\n\n| lead | rmse |\n| --- | --- |\n| 24 | 1.235 |\n| 48 | 2 |" in text
+
+
+def test_markdown_is_bounded():
+    text = markdown("Ingest", {"problems": [{"time": i} for i in range(5000)]})
+    assert len(text) < 2000
+    assert "... and 4950 more" in text

@@ -52,6 +52,20 @@ def test_part_of_a_year_keeps_only_the_mean_of_each_hour(fit_data, clock_of):
     torch.testing.assert_close(later, want, rtol=0, atol=1e-4)
 
 
+def test_daily_cycle_is_kept_only_where_a_field_shows_it(fit_data, clock_of):
+    torch.manual_seed(0)
+    clock = clock_of(4 * 365 * 2, per_day=4)
+    states = torch.randn(len(clock), 2, 3, 4)
+    quiet, beating = (HarmonicClimatology((2, 3, 4), 6.0, harmonics=2) for _ in range(2))
+    quiet.fit(fit_data({"train": [(states, clock)]}))
+    states[:, 1] += 0.2 * torch.cos(2 * torch.pi * clock[:, 1])[:, None, None]
+    beating.fit(fit_data({"train": [(states, clock)]}))
+    assert quiet.coefficients.shape[0] == 5
+    assert beating.coefficients.shape[0] == 5 + 3 * 3
+    midnight, noon = beating(clock[:4])[0::2, 1].mean((-2, -1))
+    assert midnight - noon == pytest.approx(0.4, abs=0.1)
+
+
 def test_forecast_is_the_mean_of_the_target_time_and_saves_whole(fit_data, clock_of, signature):
     clock = clock_of(365)
     states = torch.cos(2 * torch.pi * clock[:, 0])[:, None, None, None].expand(365, 2, 6, 9).clone()

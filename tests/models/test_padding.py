@@ -63,6 +63,17 @@ def test_kernel_larger_than_the_sphere_walks_over_both_poles(pole_rows):
     torch.testing.assert_close(SpherePadding(pole_rows)(field, rows, 20)[0, 0], wide, rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize("pole_rows", [False, True])
+@pytest.mark.parametrize(("rows", "columns"), [(0, 3), (2, 0), (4, 7), (2, 1)])
+@pytest.mark.parametrize("width", [7, 8])
+def test_sphere_padding_gradient(pole_rows, rows, columns, width):
+    torch.manual_seed(0)
+    x = torch.randn(2, 2, 5, width, dtype=torch.float64)
+    for layout in (torch.channels_last, torch.contiguous_format):
+        field = x.contiguous(memory_format=layout).requires_grad_()
+        assert torch.autograd.gradcheck(lambda f: SpherePadding(pole_rows)(f, rows, columns), (field,))
+
+
 def test_odd_width_takes_the_mean_of_the_two_nearest_columns():
     nx = 45
     lat, lon = 90 - 4 * (np.arange(-2, 47) + 0.5), 8.0 * np.arange(nx)

@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 from eoflow.models.base import rollout
 from eoflow.models.puyun import PuYun
 
-SMALL = {"width": 16, "layers": 2, "blocks": 1}
+SMALL = {"width": 16, "layers": 2, "blocks": 1, "base": "persistence"}
 
 
 def inputs(s, batch=3, seed=0):
@@ -86,7 +86,7 @@ def test_season_matters(signature):
 def test_overfits_one_batch(signature):
     torch.manual_seed(0)
     s = signature()
-    model = PuYun(s, width=32, layers=1, blocks=2, patch=1)
+    model = PuYun(s, width=32, layers=1, blocks=2, patch=1, base="persistence")
     frames, clock, static = inputs(s, batch=4)
     target = frames[:, -1] + 0.5 * torch.randn(4, 2, 6, 9)
     optimiser = torch.optim.Adam(model.parameters(), lr=5e-3)
@@ -109,7 +109,7 @@ def test_prepare_fits_scales_and_first_guess(base, signature, fit_data, clock_of
     for t in range(1, 500):  # red noise: increments have a known standard deviation
         walk[t] = 0.9 * walk[t - 1] + torch.randn(2, 6, 9) * torch.tensor([1.0, 0.2])[:, None, None]
     data = fit_data({"train": [(walk[:400], clock[:400])], "valid": [(walk[400:], clock[400:])]}, torch.ones(6))
-    model = PuYun(s, base=base, base_options={"harmonics": 0} if base == "eof-ridge" else None, **SMALL)
+    model = PuYun(s, base_options={"harmonics": 0}, **{**SMALL, "base": base})
     model.prepare(data)
     torch.testing.assert_close(model.tendency_scale, (walk[2:400] - walk[1:399]).square().mean((0, 2, 3)).sqrt())
     rows = torch.arange(300)[:, None] + torch.arange(3)
@@ -124,11 +124,11 @@ def test_safetensors_hold_everything(base, signature, fit_data, clock_of, tmp_pa
     torch.manual_seed(0)
     s = signature(static=1)
     data = fit_data({"train": [(torch.randn(200, 2, 6, 9), clock_of(200))]}, torch.ones(6))
-    model = PuYun(s, base=base, position=True, **SMALL)
+    model = PuYun(s, position=True, **{**SMALL, "base": base})
     model.prepare(data)
     awaken(model)
     save_file(model.state_dict(), tmp_path / "model.safetensors")
-    fresh = PuYun(s, base=base, position=True, **SMALL).eval()
+    fresh = PuYun(s, position=True, **{**SMALL, "base": base}).eval()
     fresh.load_state_dict(load_file(tmp_path / "model.safetensors"))
     x = inputs(s)
     assert torch.equal(fresh(*x), model(*x))
@@ -136,7 +136,7 @@ def test_safetensors_hold_everything(base, signature, fit_data, clock_of, tmp_pa
 
 def test_the_first_guess_is_not_trained(signature, fit_data, clock_of):
     s = signature()
-    model = PuYun(s, base="eof-ridge", **SMALL)
+    model = PuYun(s, **{**SMALL, "base": "eof-ridge"})
     model.prepare(fit_data({"train": [(torch.randn(200, 2, 6, 9), clock_of(200))]}, torch.ones(6)))
     assert not [n for n, _ in model.named_parameters() if n.startswith("base")]
 
@@ -144,7 +144,7 @@ def test_the_first_guess_is_not_trained(signature, fit_data, clock_of):
 def test_parameter_count(signature):
     """Counted by hand for width w, one block: embedding, season, block, norm, head."""
     w, s = 16, signature(channels=2)
-    model = PuYun(s, width=w, layers=1, blocks=1, patch=1)
+    model = PuYun(s, width=w, layers=1, blocks=1, patch=1, base="persistence")
     embedding = (2 * 2 + 2) * w + w
     season = (12 * w + w) + (w * 2 * w + 2 * w)
     attention = (25 * w + w) + (49 * w + w) + 3 * (w * w + w) + 2 * w
@@ -169,3 +169,12 @@ def test_stochastic_depth_only_in_training(signature):
     model.train()
     torch.manual_seed(0)
     assert not torch.equal(model(*x), model(*x))
+
+
+def test_auto_follows_the_grid(signature):
+    small, middle = PuYun(signature(), width=16), PuYun(signature(17, 33), width=16)
+    sphere = PuYun(signature(32, 64, sphere=True, step_hours=6.0), width=16)
+    assert (small.patch, middle.patch, sphere.patch) == (1, 2, 2)
+    assert small.base is not None
+    assert sphere.base is None
+    assert PuYun(signature(121, 240, sphere=True), width=16).patch == 8

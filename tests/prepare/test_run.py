@@ -86,7 +86,7 @@ def test_a_failed_run_shows_nothing_and_the_next_one_keeps_its_shards(make_archi
     real, written = build.write_shard, []
 
     def dies(partial, group, schema, normalizer, steps, start):
-        if start >= 60:
+        if len(written) >= 5:
             raise KeyboardInterrupt
         real(partial, group, schema, normalizer, steps, start)
         written.append(start)
@@ -107,7 +107,7 @@ def test_a_failed_run_shows_nothing_and_the_next_one_keeps_its_shards(make_archi
     monkeypatch.setattr(build, "write_shard", counts)
     done = prepare(RECIPE, "world", workspace=workspace)
     assert workspace.names("prepared", "world") == [f"{done.key}.zarr"]
-    assert done.trainset.windows(1) == 156
+    assert done.trainset.windows(1) == 120
     assert np.isfinite(Store(done.path, 0).span(0, 156)).all()
     assert (np.abs(Store(done.path, 0).span(0, 156)).sum(axis=(1, 2, 3)) > 0).all()
 

@@ -7,7 +7,7 @@ On a limited area nothing is known beyond the edge, and the edge value is repeat
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol, cast
 
 import torch
 import torch.nn.functional as F
@@ -44,6 +44,42 @@ def half_turn(x: Tensor) -> Tensor:
     return (torch.roll(x, width // 2, dims=-1) + torch.roll(x, width // 2 + 1, dims=-1)) / 2
 
 
+class _Around(torch.autograd.Function):
+    """Sphere padding by less than the sphere's size: one copy forward and one back (slices would cost a copy each)."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, rows: int, columns: int, skip: int) -> Tensor:
+        ctx.shape, ctx.sizes = x.shape, (rows, columns, skip)
+        b, c, height, width = x.shape
+        if x.is_contiguous(memory_format=torch.channels_last):
+            out = x.new_empty(b, height + 2 * rows, width + 2 * columns, c).permute(0, 3, 1, 2)
+        else:
+            out = x.new_empty(b, c, height + 2 * rows, width + 2 * columns)
+        inner = out[..., columns : columns + width]
+        inner[..., rows : rows + height, :] = x
+        if rows:
+            inner[..., :rows, :] = half_turn(x[..., skip : skip + rows, :].flip(-2))
+            inner[..., rows + height :, :] = half_turn(x[..., height - skip - rows : height - skip, :].flip(-2))
+        if columns:
+            out[..., :columns] = inner[..., width - columns :]
+            out[..., columns + width :] = inner[..., :columns]
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:
+        (grad,), (rows, columns, skip) = grads, ctx.sizes
+        height, width = ctx.shape[-2:]
+        inner = grad[..., columns : columns + width].clone()
+        if columns:
+            inner[..., width - columns :] += grad[..., :columns]
+            inner[..., :columns] += grad[..., columns + width :]
+        out = inner[..., rows : rows + height, :]
+        if rows:
+            out[..., skip : skip + rows, :] += half_turn(inner[..., :rows, :]).flip(-2)
+            out[..., height - skip - rows : height - skip, :] += half_turn(inner[..., rows + height :, :]).flip(-2)
+        return out, None, None, None
+
+
 @dataclass(frozen=True)
 class SpherePadding:
     """Longitude circular; across a pole the rows come back flipped and turned by 180 degrees.
@@ -57,16 +93,12 @@ class SpherePadding:
 
     def __call__(self, x: Tensor, rows: int, columns: int) -> Tensor:
         """Pad (B, C, H, W)."""
-        if rows:
-            x = self._across_poles(x, rows)
-        return wrap_columns(x, columns)
+        if rows <= x.shape[-2] - self.pole_rows and columns <= x.shape[-1]:
+            return cast(Tensor, _Around.apply(x, rows, columns, int(self.pole_rows)))  # type: ignore[no-untyped-call]
+        return wrap_columns(self._over_both_poles(x, rows), columns)
 
-    def _across_poles(self, x: Tensor, rows: int) -> Tensor:
+    def _over_both_poles(self, x: Tensor, rows: int) -> Tensor:
         height, skip = x.shape[-2], int(self.pole_rows)
-        if rows <= height - skip:
-            north = half_turn(x[..., skip : skip + rows, :].flip(-2))
-            south = half_turn(x[..., height - skip - rows : height - skip, :].flip(-2))
-            return torch.cat([north, x, south], dim=-2)
         # A kernel larger than the sphere walks over both poles; rows repeat after one full meridian circle.
         circle = max(2 * (height - skip), 1)
         position = torch.arange(-rows, height + rows, device=x.device) % circle

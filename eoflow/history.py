@@ -1,0 +1,73 @@
+"""The history of an archive: its visible states, and how a person names one of them."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from eoflow.errors import BadInput
+from eoflow.times import Period, iso
+
+if TYPE_CHECKING:
+    import icechunk
+
+_ID = re.compile(r"^[0-9A-Z]{4,20}$")
+
+
+@dataclass(frozen=True)
+class Commit:
+    """One line of the history. `time` datetime64[ns] UTC; `current`: on the line that `main` is on now."""
+
+    id: str
+    time: np.datetime64
+    message: str
+    details: dict[str, Any] = field(default_factory=dict)
+    current: bool = True
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return {"id": self.id, "time": iso(self.time), "message": self.message, "current": self.current, **self.details}
+
+
+def commits(repo: icechunk.Repository, branch: str, tag_prefix: str) -> list[Commit]:
+    """The visible states that a branch, and the tags with this prefix, lead to; newest first.
+
+    Steps that are no states of their own (marked `hidden`) and the empty first snapshot are left out.
+    """
+    found: dict[str, Commit] = {}
+    lines: list[tuple[bool, dict[str, str]]] = [(True, {"branch": branch})]
+    lines += [(False, {"tag": t}) for t in repo.list_tags() if t.startswith(tag_prefix)]
+    for current, line in lines:
+        for s in repo.ancestry(**line):
+            if s.id in found:
+                break
+            details = dict(s.metadata)
+            if s.parent_id is None or details.pop("hidden", False):
+                continue
+            when = np.datetime64(s.written_at.replace(tzinfo=None), "ns")
+            found[s.id] = Commit(s.id, when, s.message, details, current)
+    return sorted(found.values(), key=lambda c: c.time, reverse=True)
+
+
+def find(states: list[Commit], text: str, name: str) -> str:
+    """The id of the state that `text` names: an id, a unique prefix or an ISO time. Raises BadInput."""
+    matches = [c.id for c in states if c.id == text] or [
+        c.id for c in states if _ID.match(text.upper()) and c.id.startswith(text.upper())
+    ]
+    if len(matches) == 1:
+        return matches[0]
+    if matches:
+        raise BadInput(f"'{text}' could be {len(matches)} snapshots of '{name}'", todo="give more characters")
+    try:
+        when = Period.parse(text).end
+    except BadInput:
+        todo = f"see eoflow history {name}"
+        raise BadInput(f"'{text}' is neither a snapshot of '{name}' nor an ISO time", todo=todo) from None
+    for c in states:  # one writer at a time: the newest commit until then is what readers saw
+        if c.time <= when:
+            return c.id
+    first = iso(states[-1].time) if states else "never"
+    raise BadInput(f"'{name}' held nothing at {text}", todo=f"its first state is of {first}")

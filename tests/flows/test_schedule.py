@@ -1,0 +1,215 @@
+"""`eoflow up` with a real Prefect server: schedules fire, the forecast cube grows, Ctrl-C ends it all."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import xarray as xr
+import yaml
+
+from eoflow.workspace import Workspace
+
+pytest.importorskip("prefect")
+pytestmark = [pytest.mark.prefect, pytest.mark.slow]
+
+REPO = Path(__file__).resolve().parents[2]
+DEADLINE_S = 150.0
+UP = """
+import sys
+from eoflow.up import up
+from eoflow.workspace import Workspace
+
+if __name__ == "__main__":
+    never = "0 0 1 1 *"
+    up(Workspace(sys.argv[1]), port=0, lead="1d", model="persistence",
+       schedules={"ingest": "6s", "forecast": "7s", "verify": never, "train": never}, datasets=["tiny"])
+"""
+
+
+@dataclass
+class House:
+    """A running `eoflow up`."""
+
+    process: subprocess.Popen
+    api: str
+    workspace: Workspace
+    incoming: Path
+    log: Path
+
+    def ask(self, path: str, body: dict[str, Any] | None = None) -> Any:
+        request = urllib.request.Request(
+            self.api + path, data=json.dumps(body or {}).encode(), headers={"Content-Type": "application/json"}
+        )
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            return json.load(answer)
+
+    def wait(self, what: str, ready: Callable[[], Any]) -> Any:
+        """Poll until `ready()` is true; fail with the log at the deadline."""
+        deadline = time.monotonic() + DEADLINE_S
+        while time.monotonic() < deadline:
+            if found := ready():
+                return found
+            if self.process.poll() is not None:
+                break
+            if "ingest.py" in self.log.read_text():  # a traceback through the flow: it will not get better
+                time.sleep(2)
+                break
+            time.sleep(0.5)
+        pytest.fail(f"{what}; the log of eoflow up ends:\n{self.log.read_text()[-6000:]}")
+
+
+def deliver(folder: Path, start: str, days: int) -> np.datetime64:
+    """A NetCDF file of 6-hourly pressure appears in `folder` at once; returns its last time."""
+    time_axis = np.datetime64(start, "ns") + np.arange(days * 4) * np.timedelta64(6, "h")
+    lat, lon = np.arange(60.0, 39.0, -5.0), np.arange(0.0, 40.0, 5.0)
+    day = (time_axis - np.datetime64("2020-01-01", "ns")) / np.timedelta64(1, "D")
+    wave = np.cos(day[:, None, None] + np.deg2rad(lon)[None, None, :] * 4) * np.cos(np.deg2rad(lat))[None, :, None]
+    ds = xr.Dataset(
+        {"msl": (("time", "latitude", "longitude"), (101325 + 1500 * wave).astype("f4"))},
+        coords={"time": time_axis, "latitude": lat, "longitude": lon},
+    )
+    ds["msl"].attrs = {"units": "Pa", "standard_name": "air_pressure_at_mean_sea_level"}
+    ds["latitude"].attrs = {"units": "degrees_north", "standard_name": "latitude"}
+    ds["longitude"].attrs = {"units": "degrees_east", "standard_name": "longitude"}
+    hidden = folder / f".{start}"
+    ds.to_netcdf(hidden, engine="h5netcdf")
+    hidden.rename(folder / f"{start}.nc")
+    return time_axis[-1]
+
+
+@pytest.fixture(scope="module")
+def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
+    """`eoflow up` in a process of its own, on a workspace with one dataset: files that arrive in a folder."""
+    root = tmp_path_factory.mktemp("up")
+    workspace, incoming, log = Workspace(root / "ws"), root / "incoming", root / "up.log"
+    incoming.mkdir()
+    entry = {
+        "name": "tiny", "title": "Files that arrive", "variables": {"msl": {"units": "Pa"}},
+        "source": {"driver": "netcdf", "args": {"paths": [str(incoming / "*.nc")]}},
+        "schedule": {"start": "2020-01-01", "cadence": "6h", "end": "2020-01-07T18:00"},
+    }  # fmt: skip
+    workspace.write_text(yaml.safe_dump(entry), "catalogs", "datasets", "tiny.yaml")
+    (root / "serve_it.py").write_text(UP)
+    env = {
+        **{k: v for k, v in os.environ.items() if not k.startswith("PREFECT_")},
+        "PYTHONPATH": str(REPO), "PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1", "PREFECT_RUNNER_POLL_FREQUENCY": "2",
+    }  # fmt: skip
+    with log.open("wb") as sink:
+        process = subprocess.Popen(
+            [sys.executable, str(root / "serve_it.py"), workspace.root],
+            cwd=root, env=env, stdin=subprocess.DEVNULL, stdout=sink, stderr=sink, start_new_session=True,
+        )  # fmt: skip
+    running = House(process, "", workspace, incoming, log)
+    try:
+        first = running.wait("the server did not start", lambda: _line(log, "Prefect UI"))
+        running.api = first.split()[2] + "/api"
+        running.wait("nothing is served", lambda: _line(log, "Ctrl-C"))
+        yield running
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGINT)
+            try:
+                process.wait(60)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+
+
+def _line(log: Path, begin: str) -> str | None:
+    return next((line for line in log.read_text().splitlines() if line.startswith(begin)), None)
+
+
+def latest(workspace: Workspace) -> xr.Dataset | None:
+    """The published run, as any reader opens it."""
+    where = workspace.path("products", "forecast", "tiny", "persistence", "latest.zarr")
+    return xr.open_zarr(where, decode_timedelta=True) if where.exists() else None
+
+
+def test_schedules_fire_and_the_cube_grows(house: House):
+    from eoflow.products import ForecastCube
+
+    def published(init: np.datetime64) -> bool:
+        run = latest(house.workspace)
+        return run is not None and run["init_time"].values.max() == init
+
+    end = deliver(house.incoming, "2020-01-01", 5)
+    house.wait("no forecast appeared", lambda: published(end))
+    later = deliver(house.incoming, "2020-01-06", 2)
+    house.wait("the forecast did not move on", lambda: published(later))
+    run = latest(house.workspace)
+    assert run["valid_time"].values.max() == later + np.timedelta64(1, "D")
+    assert "msl" in run
+    cube = ForecastCube(house.workspace, "tiny", "persistence").open()
+    assert {end, later} <= set(cube["init_time"].values)
+
+
+def test_the_runs_were_scheduled_ones_and_left_their_reports(house: House):
+    def done() -> set[str]:
+        body = {"flow_runs": {"state": {"type": {"any_": ["COMPLETED"]}}}, "limit": 200}
+        return {
+            r["parameters"]["dataset"] + ":" + r["name"]
+            for r in house.ask("/flow_runs/filter", body)
+            if r["auto_scheduled"]
+        }
+
+    assert house.wait("no scheduled run completed", done)
+
+    def reported() -> bool:
+        return {"ingest-tiny", "forecast-tiny"} <= {a["key"] for a in house.ask("/artifacts/filter")}
+
+    house.wait("a run left no report", reported)
+
+
+def test_deployments_are_limited_and_scheduled(house: House):
+    served = house.ask("/deployments/filter")
+    assert len(served) == 4
+    for d in served:
+        assert d["name"] == "tiny"
+        assert d["parameters"]["workspace"] == house.workspace.root
+        assert d["global_concurrency_limit"]["limit"] == 1
+        assert [s["active"] for s in d["schedules"]] == [True]
+
+
+def test_prefect_yaml_deploys(house: House):
+    """The file is accepted by the server it is written for, twice, without doubling a schedule."""
+    from eoflow.up import environment
+
+    env = {
+        **os.environ,
+        **environment(house.workspace.path("prefect"), house.api),
+        "EOFLOW_FLOWS_ROOT": str(REPO),
+        "PYTHONPATH": str(REPO),
+    }
+    deploy = ["--no-prompt", "deploy", "--all", "--prefect-file", "deploy/prefect.yaml"]
+    house.ask("/work_pools/", {"name": "eoflow", "type": "process"})
+    for _ in range(2):
+        done = subprocess.run(
+            [sys.executable, "-m", "prefect", *deploy], cwd=REPO, env=env, capture_output=True, text=True, timeout=120
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+    found = house.ask("/deployments/filter", {"work_pools": {"name": {"any_": ["eoflow"]}}})
+    assert len(found) == 4
+    for d in found:
+        assert len(d["schedules"]) == 1
+        assert d["pull_steps"] == [{"prefect.deployments.steps.set_working_directory": {"directory": str(REPO)}}]
+
+
+def test_ctrl_c_ends_runner_and_server(house: House):
+    """Last in this file: it ends the house."""
+    house.process.send_signal(signal.SIGINT)
+    assert house.process.wait(90) == 0, house.log.read_text()[-3000:]
+    with pytest.raises(urllib.error.URLError):
+        urllib.request.urlopen(house.api + "/health", timeout=5)
+    assert house.workspace.path("prefect", "prefect.db").is_file()
