@@ -209,7 +209,7 @@ def train(
     recipe: str,
     dataset: DatasetOption = None,
     train_period: Annotated[
-        str | None, typer.Option(metavar="START/END", help="ISO times; validation follows it")
+        str | None, typer.Option(metavar="START/END", help="ISO times; holds training and validation")
     ] = None,
     set_: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="override a key of the recipe")
@@ -334,14 +334,11 @@ def verify(
 
 
 @app.command()
-def demo(
-    fresh: Annotated[bool, typer.Option("--fresh", help="start over")] = False,
-) -> None:
+def demo() -> None:
     """The embedded world, end to end: ingest with its faults, forecast, verify, pictures."""
     from eoflow.demo import demo as run
 
-    report = run(_workspace(), fresh=fresh, say=console().print)
-    emit(report)
+    emit(run(_workspace(), say=console().print))
 
 
 @app.command()

@@ -35,8 +35,8 @@ if TYPE_CHECKING:
     from eoflow.prepare.run import Prepared
 
 Progress = Callable[[int, int, str], None]
-AUTO_SAMPLES = 60_000
-"""Training windows that an open `training.epochs` aims to see in all, within 3 to 60 epochs."""
+AUTO_SAMPLES = 120_000
+"""Training windows that an open `training.epochs` aims to see in all, within 3 to 15 epochs (small data overfit)."""
 
 
 @dataclass
@@ -65,7 +65,7 @@ def train(
 ) -> TrainReport:  # fmt: skip
     """Train a recipe on an ingested dataset and make the result its current checkpoint.
 
-    train_period: `START/END`; the validation period follows it after a gap. overrides: `key=value` on the recipe.
+    train_period: `START/END`, holds training and validation; nothing outside it is touched. overrides: `key=value` on the recipe.
     like: the periods of another checkpoint instead. resume: an interrupted run is continued anyway; with True its absence is an error.
     Raises BadInput for an unknown recipe, dataset, key or a period too short; Failure for a diverging loss.
     """
@@ -147,7 +147,7 @@ def _fit_by_gradient(
         raise BadInput(
             "the training period holds no sample", where=str(prepared.splits.train), todo="give a longer --train-period"
         )
-    epochs = min(60.0, max(3.0, AUTO_SAMPLES / samples))
+    epochs = min(15.0, max(3.0, AUTO_SAMPLES / samples))
     plan = fitting.Plan.of(rec.training, samples, epochs)
     with torch.no_grad():
         model.prepare(prepared.data)

@@ -19,7 +19,7 @@ FLOORS = [
     {"errors", "times", "_callable", "config", "registry", "schema", "workspace", "catalog"},
     {"models"},
     {"layout"},
-    {"archive", "transaction"},
+    {"archive"},
     {"sources"},
     {"ingest"},
     {"products"},
@@ -35,7 +35,7 @@ FLOORS = [
     {"cli"},
     {"__main__"},
 ]
-ONE_ROOM = {"transaction": "archive"}  # two files of one room
+ONE_ROOM = {"transaction": "archive", "history": "archive"}  # files of one room
 FLOOR = {room: i for i, rooms in enumerate(FLOORS) for room in rooms}
 
 TOP_LEVEL = {

@@ -25,7 +25,7 @@ PROJECT = tomllib.loads((REPO / "pyproject.toml").read_text(encoding="utf-8"))["
 IMPORTED_AS = {
     "pyyaml": "yaml",
     "netcdf4": "netCDF4",
-    "cf-xarray": "cf_xarray",
+    "google-crc32c": "google_crc32c",
     "pydantic-settings": "pydantic_settings",
 }
 
@@ -200,6 +200,27 @@ def test_outside_model_passes_the_contract(outside: Path, tmp_path: Path):
         assert done.returncode == 0, done.stdout + done.stderr
 
 
+def test_outside_source_and_metric_pass_the_contract(outside: Path, tmp_path: Path):
+    code = f"""
+from pathlib import Path
+import numpy as np
+from eoflow import registry
+from eoflow.catalog import DatasetEntry, Schedule, SourceRef
+from eoflow.contract import check_metric, check_source
+for kind, name in (("sources", "travelling-wave"), ("models", "damped-drift"), ("metrics", "worst")):
+    assert name in registry.names(kind), name
+entry = DatasetEntry(name="wave", title="w", source=SourceRef(driver="travelling-wave"),
+                     schedule=Schedule(start="2020-01-01", cadence="6h", end="2020-01-04"))
+results = [*check_source(entry, Path({str(tmp_path)!r}), np.datetime64("2020-02-01", "ns")), *check_metric("worst")]
+assert len(results) > 2
+for r in results:
+    assert r.passed, r.line()
+"""
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(outside), str(REPO)]), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+
+
 def test_outside_package_is_used_end_to_end(outside: Path, tmp_path: Path):
     """Its source is ingested, its model forecasts, its metric stands in the scorecard."""
     catalogs = tmp_path / "ws" / "catalogs"
@@ -210,7 +231,7 @@ def test_outside_package_is_used_end_to_end(outside: Path, tmp_path: Path):
         "schedule": {"start": "2020-01-01", "cadence": "6h", "end": "2020-04-30T18:00"},
     }  # fmt: skip
     recipe = {"name": "drift", "title": "Damped drift", "network": {"name": "damped-drift", "options": {"start": 0.9}},
-              "training": {"epochs": 1, "max_minutes": 1}}  # fmt: skip
+              "training": {"epochs": 1}}  # fmt: skip
     (catalogs / "datasets" / "wave.yaml").write_text(yaml.safe_dump(entry))
     (catalogs / "models" / "drift.yaml").write_text(yaml.safe_dump(recipe))
     inits = ["--init", "2020-04-10/2020-04-25", "--every", "1d"]

@@ -20,7 +20,8 @@ from eoflow.catalog import DatasetEntry
 from eoflow.errors import BadInput
 from eoflow.ingest import blocks as bl
 from eoflow.ingest import checks
-from eoflow.ingest.job import Job, Opened, Todo, refusal
+from eoflow.ingest.batch import Opened, Todo
+from eoflow.ingest.job import Job, refusal
 from eoflow.ingest.ledger import Ledger, Status
 from eoflow.ingest.report import IngestReport, Progress
 from eoflow.schema import FieldSchema
@@ -286,7 +287,7 @@ class _Rounds:
                     f"the archive has other values at this time: {old[at]:g} there, {new[at]:g} in the file"
                     f" (latitude {lat:g}, longitude {lon:g}; {int(differ.sum())} of {differ.size} values differ)",
                     where=f"{asset.id}, variable {label}, time {iso(time)}",
-                    todo="add --rewrite if the file holds corrected data; else leave these times out or use another name",
+                    todo="add --rewrite if these are corrected data; else leave these times out",
                 )
         return None
 

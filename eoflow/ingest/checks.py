@@ -247,9 +247,12 @@ def units_look_wrong(
     def inside(a: float, b: float, slack: float) -> bool:
         return a >= k_low - slack * span and b <= k_high + slack * span
 
-    if not inside(low, high, 1.0) and (high < k_low or low > k_high or high - low > 5 * span):
+    apart = high < k_low or low > k_high
+    if not inside(low, high, 1.0) and (apart or high - low > 5 * span):
         for f in _FACTORS:
-            if inside(min(low * f, high * f), max(low * f, high * f), 0.5):
+            # ranges that overlap (rain, from 0 up) prove something only if the scaled one also fills the known one
+            fits = inside(min(low * f, high * f), max(low * f, high * f), 0.5)
+            if fits and (apart or (high - low) * f > 0.2 * span):
                 return what, todo(f"{1 / f:.4g} times too large" if f < 1 else f"{f:.4g} times too small")
         for o in _OFFSETS:
             if inside(low + o, high + o, 0.5):

@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 
 from eoflow import catalog
-from eoflow.archive import Archive, Commit
+from eoflow.archive import Archive
 from eoflow.catalog import DatasetEntry
 from eoflow.errors import BadInput
+from eoflow.history import Commit
 from eoflow.ingest.gaps import Gaps, of_archive
 from eoflow.ingest.report import IngestReport, Progress, no_progress
 from eoflow.times import Period, parse_time
@@ -69,8 +70,8 @@ def _finish(report: IngestReport, workspace: Workspace, began: float) -> IngestR
 
 def ingest(
     name: str, files: Sequence[str | Path] = (), *, period: str | Period | None = None, start: Any = None,
-    end: Any = None, rewrite: bool = False, workspace: Workspace | None = None, now: Any = None, progress: Progress | None = None,
-    cadence: str | None = None, overrides: dict[str, Any] | None = None,
+    end: Any = None, rewrite: bool = False, workspace: Workspace | None = None, now: Any = None,
+    progress: Progress | None = None, cadence: str | None = None, overrides: dict[str, Any] | None = None,
 ) -> IngestReport:  # fmt: skip
     """Bring data into the archive of dataset `name`.
 

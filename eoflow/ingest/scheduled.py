@@ -12,7 +12,8 @@ from eoflow.archive import Archive, Conflict
 from eoflow.catalog import DatasetEntry
 from eoflow.errors import BadInput, EoflowError, Failure
 from eoflow.ingest import checks, plan, retry
-from eoflow.ingest.job import Job, Opened, Todo, open_problem
+from eoflow.ingest.batch import Opened, Todo
+from eoflow.ingest.job import Job, open_problem
 from eoflow.ingest.ledger import Ledger, Status
 from eoflow.ingest.report import IngestReport, Progress
 from eoflow.schema import FieldSchema

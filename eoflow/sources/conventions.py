@@ -289,7 +289,9 @@ def _plain(
     planar = order is not None
     offset = 0
     if time_dim in da.dims and not planar:
-        at: Index = slice(0, 1) if target.static else keep
+        at = keep
+        if target.static:  # not the store's first time: an axis may be allocated ahead of what is written
+            at = slice(keep.start, keep.start + 1) if isinstance(keep, slice) else keep[:1]
         offset = at.start if isinstance(at, slice) else 0
         da = da.isel({time_dim: at})
     da = lazy.blocked(da, where, time_dim if time_dim in da.dims else None, offset)

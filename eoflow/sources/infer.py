@@ -174,6 +174,9 @@ def _look(
             k: v.model_dump(exclude_defaults=True) for k, v in (existing.variables or {}).items()
         } or None
         raw["area"] = raw["area"] or existing.area
+        for variable, fields in overrides.get("variables", {}).items():
+            known = raw["variables"] or {}
+            raw["variables"] = {**known, variable: {**known.get(variable, {}), **fields}}
     probe = catalog.validate(raw, DatasetEntry, f"dataset {name}")
     source = create(probe, context)
     hints = (

@@ -15,6 +15,8 @@ from eoflow.sources.base import Area, Asset, SourceContext
 from eoflow.times import Period
 from eoflow.verify.metrics import Metric
 
+EPOCH = np.datetime64("2000-01-01", "ns")
+
 
 class TravellingWave:
     """A source: a sea-level pressure wave that travels east around the globe, one asset a day."""
@@ -30,17 +32,18 @@ class TravellingWave:
         return [Asset(id=str(d), times=times[days == d], href=f"wave:{d}") for d in np.unique(days)]
 
     def open(self, asset: Asset) -> xr.Dataset:
-        """Canonical: (time, latitude, longitude), north to south, 0..360, units in the attributes."""
-        lat = np.arange(90 - self.degrees / 2, -90, -self.degrees)
-        lon = np.arange(0, 360, self.degrees)
-        hours = (asset.times - np.datetime64("2000-01-01", "ns")) / np.timedelta64(1, "h")
-        phase = np.deg2rad(lon)[None, None, :] * 2 - 2 * np.pi * hours[:, None, None] / 96
-        msl = 101325 + 1500 * np.cos(np.deg2rad(lat))[None, :, None] * np.cos(phase)
-        return xr.Dataset(
-            {"msl": (("time", "latitude", "longitude"), msl.astype("float32"),
-                     {"units": "Pa", "standard_name": "air_pressure_at_mean_sea_level"})},
-            coords={"time": asset.times, "latitude": lat, "longitude": lon},
-        )  # fmt: skip
+        """Lazy and canonical: (time, latitude, longitude), north to south, 0..360, units in the attributes."""
+        at = {
+            "time": asset.times,
+            "latitude": np.arange(90 - self.degrees / 2, -90, -self.degrees),
+            "longitude": np.arange(0, 360, self.degrees),
+        }
+        hours = xr.DataArray((asset.times - EPOCH) / np.timedelta64(1, "h"), dims="time", coords={"time": at["time"]})
+        lat, lon = (np.deg2rad(xr.DataArray(at[d], dims=d, coords={d: at[d]})) for d in ("latitude", "longitude"))
+        wave = np.cos(2 * lon - 2 * np.pi * hours.chunk(time=1) / 96)
+        msl = (101325 + 1500 * np.cos(lat) * wave).astype("float32").transpose(*at)
+        msl.attrs = {"units": "Pa", "standard_name": "air_pressure_at_mean_sea_level"}
+        return msl.to_dataset(name="msl")
 
 
 class DampedDrift(ForecastModel):

@@ -111,6 +111,9 @@ def test_appending_a_file_without_units_is_refused(tmp_path, context):
     values = np.full((2, 5, 6), 1013.0)
     with pytest.raises(BadInput, match="'slp' has no units"):
         infer(context, write(tmp_path / "b.nc", range(4, 6), units=None, values=values), existing=entry)
+    bare = tmp_path / "b.nc"
+    said = infer(context, bare, existing=entry, overrides={"variables": {"msl": {"source_units": "hPa"}}})
+    assert said.variables["msl"].source_units == "hPa"
     with_units = infer(context, write(tmp_path / "c.nc", range(4, 6), units="hPa", values=values), existing=entry)
     ds = create(with_units, context).open(create(with_units, context).plan(None)[1])
     np.testing.assert_array_equal(ds.msl, np.float32(101300))

@@ -121,32 +121,27 @@ def test_infer_from_an_address(server, context):
 
 
 def arco(path):
-    """A small store as ARCO-ERA5: hourly, chunk of one time, allocated beyond `valid_time_stop`."""
-    raw = (
-        weatherbench(hours=72, step=1)
-        .transpose("time", "level", "latitude", "longitude")
-        .isel(latitude=slice(None, None, -1))
-    )
-    raw["time"] = (
-        "time",
-        np.arange(72) + 24 * 365 * 40,
-        {"units": "hours since 1900-01-01", "calendar": "proleptic_gregorian"},
-    )
-    first = np.datetime64("1900-01-01") + np.timedelta64(24 * 365 * 40, "h")
-    raw.attrs = {
-        "valid_time_start": str(first.astype("M8[D]")),
-        "valid_time_stop": str(first.astype("M8[D]") + 1),
-        "valid_time_stop_era5t": str(first.astype("M8[D]") + 2),
-    }
+    """A small store as ARCO-ERA5: hourly, chunk of one time, allocated (NaN) before and after what `valid_time_*` say.
+
+    Returns (the dataset from `valid_time_start` on, that time).
+    """
+    raw = weatherbench(hours=96, step=1).transpose("time", "level", "latitude", "longitude")
+    raw = raw.isel(latitude=slice(None, None, -1))
+    hours = np.arange(96) + 24 * 365 * 40
+    raw["time"] = ("time", hours, {"units": "hours since 1900-01-01", "calendar": "proleptic_gregorian"})
+    fixed = np.repeat(raw.geopotential_at_surface.values[None], 96, axis=0)
+    raw["geopotential_at_surface"] = (("time", "latitude", "longitude"), fixed, {"units": "m**2 s**-2"})
     for v in raw:
+        if "time" in raw[v].dims:
+            raw[v][:24] = np.nan
         raw[v].encoding = {}
-    raw.to_zarr(
-        path,
-        zarr_format=2,
-        consolidated=True,
-        encoding={v: {"chunks": (1, *raw[v].shape[1:])} for v in raw if "time" in raw[v].dims},
-    )
-    return raw, first
+    first = np.datetime64("1900-01-01") + np.timedelta64(24 * 365 * 40 + 24, "h")
+    day = first.astype("M8[D]")
+    stops = {"valid_time_stop": str(day + 1), "valid_time_stop_era5t": str(day + 2)}
+    raw.attrs = {"valid_time_start": str(day), **stops}
+    encoding = {v: {"chunks": (1, *raw[v].shape[1:])} for v in raw if "time" in raw[v].dims}
+    raw.to_zarr(path, zarr_format=2, consolidated=True, encoding=encoding)
+    return raw.isel(time=slice(24, None)), first
 
 
 def test_the_arco_entry_stops_where_the_store_says_and_takes_every_sixth_hour(server, context):
@@ -159,6 +154,8 @@ def test_the_arco_entry_stops_where_the_store_says_and_takes_every_sixth_hour(se
     ds = source.open(source.plan(None)[0])
     np.testing.assert_array_equal(ds.msl[1], raw.mean_sea_level_pressure[6])
     np.testing.assert_array_equal(ds.level, [500, 850])
+    want = (raw.geopotential_at_surface[0].values.astype("f8") / 9.80665).astype("f4")
+    np.testing.assert_allclose(ds.orog, want, rtol=1e-6)  # not the NaN of the hours before the first one
     args = {**entry.source.args, "preliminary": True}
     early = create(entry.model_copy(update={"source": entry.source.model_copy(update={"args": args})}), context)
     assert sum(a.times.size for a in early.plan(None)) == 12
@@ -179,7 +176,7 @@ def test_only_the_needed_chunks_are_fetched(server, context):
     server.log.clear()
     ds.t2m.load()
     fetched = [p for p, _ in server.log if "2m_temperature" in p]
-    assert sorted(p.rsplit("/", 1)[-1] for p in fetched) == ["0.0.0", "6.0.0"]
+    assert sorted(p.rsplit("/", 1)[-1] for p in fetched) == ["24.0.0", "30.0.0"]
 
 
 def test_blocks_are_whole_chunks_with_ids_that_do_not_move(tmp_path, context):
