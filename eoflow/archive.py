@@ -37,7 +37,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from eoflow.errors import BadInput, Failure
-from eoflow.history import Commit, commits, find
+from eoflow.commits import Commit, commits, find
 from eoflow.schema import FieldSchema
 from eoflow.times import NS, Cadence
 from eoflow.workspace import Workspace, check_name

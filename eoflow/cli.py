@@ -3,31 +3,27 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from eoflow import __version__
-from eoflow.console import OPTIONS, console, emit, fail, progress_bar
-
-if TYPE_CHECKING:
-    from eoflow.workspace import Workspace
+from eoflow.cli_archive import PeriodOption, archive, datasets
+from eoflow.console import OPTIONS, console, emit, fail, progress_bar, workspace
 
 app = typer.Typer(
     name="eoflow", no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False,
     help="Earth-observation and weather data: ingest, prepare, train, forecast, verify.",
 )  # fmt: skip
-datasets = typer.Typer(no_args_is_help=True, help="What can be ingested: catalog entries.")
 models = typer.Typer(no_args_is_help=True, help="What can be trained and run: recipes and checkpoints.")
 app.add_typer(datasets, name="datasets")
+app.add_typer(archive)
 app.add_typer(models, name="models")
 
 _WITH_VALUE = ("--workspace", "--dask")
 _FLAGS = ("--json", "--quiet", "--debug", "--version")
 
-Name = Annotated[str, typer.Argument(help="dataset name", show_default=False)]
 DatasetOption = Annotated[str | None, typer.Option("--dataset", help="dataset; may be left out if there is only one")]
-PeriodOption = Annotated[str | None, typer.Option("--period", metavar="START/END", help="ISO times")]
 
 
 @app.callback()
@@ -51,142 +47,9 @@ def _global(
         settings.cache_clear()
 
 
-def _workspace() -> Workspace:
-    from eoflow.workspace import Workspace
-
-    return Workspace(OPTIONS.workspace)
-
-
 def _said() -> str:
     """The command as it was typed, for provenance (secrets never stand on a command line of ours)."""
     return "eoflow " + " ".join(sys.argv[1:])
-
-
-# -- datasets ------------------------------------------------------------------------------------------------------
-
-
-@datasets.command("list")
-def datasets_list() -> None:
-    """The catalog: shipped entries and those of the workspace."""
-    from eoflow import catalog
-    from eoflow.view import tables
-
-    ws = _workspace()
-    entries = [catalog.dataset(n, ws) for n in catalog.names("datasets", ws)]
-    ingested = set(ws.names("archives"))
-    rows = [{"name": e.name, "title": e.title, "driver": e.source.driver, "cadence": e.schedule.cadence, "licence": e.licence,
-             "ingested": e.name in ingested} for e in entries]  # fmt: skip
-    emit(rows, lambda c: c.print(tables.datasets_table(rows)))
-
-
-@datasets.command("show")
-def datasets_show(name: Name) -> None:
-    """One entry as YAML, and what is ingested of it."""
-    from eoflow import catalog
-
-    ws = _workspace()
-    entry = catalog.dataset(name, ws)
-    document: dict[str, Any] = {"entry": entry.model_dump(mode="json"), "archive": None}
-    if name in ws.names("archives"):
-        from eoflow.archive import Archive
-
-        document["archive"] = Archive.load(ws, name).describe()
-    text = catalog.to_yaml(entry)
-    emit(document, lambda c: c.print(text + "".join(f"# {k}: {v}\n" for k, v in (document["archive"] or {}).items())))
-
-
-@datasets.command("check")
-def datasets_check(name_or_file: Annotated[str, typer.Argument(help="entry name, YAML file or data file")]) -> None:
-    """Check an entry (YAML), or what would be inferred from a data file; exit 2 if it is wrong. Writes nothing."""
-    from eoflow.ingest.run import check
-
-    report = check(name_or_file, workspace=_workspace())
-    emit(report, lambda c: c.print("\n".join(f"{k}: {v}" for k, v in report.items())))
-
-
-@datasets.command("new")
-def datasets_new(
-    file: str, name: Annotated[str | None, typer.Option("--as", help="name of the entry")] = None,
-    cadence: Annotated[str | None, typer.Option(help="step of the time axis, where the file does not tell")] = None,
-) -> None:  # fmt: skip
-    """Print the entry that a data file suggests, to be edited and saved as catalogs/datasets/NAME.yaml."""
-    from pathlib import Path
-
-    from eoflow import catalog
-    from eoflow.sources.infer import infer_entry
-
-    stem = Path(file.rstrip("/")).name.split(".")[0]
-    entry = infer_entry(name or stem, [file], cadence=cadence)
-    emit(entry.model_dump(mode="json"), lambda c: c.print(catalog.to_yaml(entry), end=""))
-
-
-# -- archive -------------------------------------------------------------------------------------------------------
-
-
-@app.command()
-def ingest(
-    what: Annotated[list[str], typer.Argument(help="a dataset name, or data files with --as NAME")],
-    name: Annotated[str | None, typer.Option("--as", help="name for the files' dataset")] = None,
-    period: PeriodOption = None,
-    start: Annotated[str | None, typer.Option(help="first time (ISO)")] = None,
-    end: Annotated[str | None, typer.Option(help="last time (ISO)")] = None,
-    cadence: Annotated[str | None, typer.Option(help="step of the time axis, where the files do not tell")] = None,
-    rewrite: Annotated[bool, typer.Option("--rewrite", help="take corrected data for times that are there")] = False,
-    now: Annotated[str | None, typer.Option(help="pretend it is this time (ISO)", hidden=True)] = None,
-) -> None:
-    """Bring data into the archive, from where it stopped to now."""
-    from eoflow.errors import BadInput
-    from eoflow.ingest.run import ingest as run
-
-    if name is None and len(what) != 1:
-        raise BadInput("several files need a name", todo="eoflow ingest FILE... --as NAME")
-    ws = _workspace()
-    with progress_bar("ingest") as progress:
-        report = run(
-            name or what[0], what if name else (), period=period, start=start, end=end, cadence=cadence, rewrite=rewrite,
-            now=now, workspace=ws, progress=progress,
-        )  # fmt: skip
-    emit(report.to_dict(), lambda c: c.print("\n".join(report.lines()), markup=False))
-
-
-@app.command()
-def gaps(name: Name, now: Annotated[str | None, typer.Option(hidden=True)] = None) -> None:
-    """What the archive should hold by now and does not, with the cause."""
-    from eoflow.ingest.run import gaps as run
-
-    found = run(name, workspace=_workspace(), now=now)
-    emit(found.to_dict(), lambda c: c.print("\n".join(found.lines()), found.table(), sep="\n") if found.ranges else c.print("\n".join(found.lines())))
-
-
-@app.command()
-def backfill(
-    name: Name, period: PeriodOption = None, now: Annotated[str | None, typer.Option(hidden=True)] = None
-) -> None:
-    """Fetch what is missing, failed or partial inside the archive."""
-    from eoflow.ingest.run import backfill as run
-
-    with progress_bar("backfill") as progress:
-        report = run(name, period=period, workspace=_workspace(), now=now, progress=progress)
-    emit(report.to_dict(), lambda c: c.print("\n".join(report.lines()), markup=False))
-
-
-@app.command()
-def history(name: Name) -> None:
-    """Every commit of an archive, newest first."""
-    from eoflow.ingest.run import history as run
-    from eoflow.view import tables
-
-    rows = [commit.to_dict() for commit in run(name, workspace=_workspace())]
-    emit(rows, lambda c: c.print(tables.rows_table(rows, "history of " + name)))
-
-
-@app.command()
-def rollback(name: Name, snapshot: Annotated[str, typer.Argument(help="snapshot of `eoflow history`")]) -> None:
-    """Set an archive back to a snapshot; the newer ones stay readable by their id."""
-    from eoflow.ingest.run import rollback as run
-
-    snapshot_now = run(name, snapshot, workspace=_workspace())
-    emit({"dataset": name, "snapshot": snapshot_now}, lambda c: c.print(f"{name} is at {snapshot_now}"))
 
 
 # -- models --------------------------------------------------------------------------------------------------------
@@ -198,7 +61,7 @@ def prepare(recipe: str, dataset: DatasetOption = None, train_period: PeriodOpti
     from eoflow.predict import only_dataset
     from eoflow.prepare.run import prepare as run
 
-    ws = _workspace()
+    ws = workspace()
     with progress_bar("prepare") as progress:
         done = run(recipe, dataset or only_dataset(ws), train_period=train_period, workspace=ws, progress=progress)
     emit(done.to_dict(), lambda c: c.print(done.text()))
@@ -223,7 +86,7 @@ def train(
     from eoflow.train import train as run
     from eoflow.view import tables
 
-    ws = _workspace()
+    ws = workspace()
     with progress_bar(f"train {recipe}") as progress:
         report = run(
             recipe, dataset or only_dataset(ws), train_period=train_period, overrides=set_ or [], resume=resume, workspace=ws,
@@ -247,7 +110,7 @@ def models_list() -> None:
     from eoflow.listing import model_rows
     from eoflow.view import tables
 
-    rows = model_rows(_workspace())
+    rows = model_rows(workspace())
     emit(rows, lambda c: c.print(tables.rows_table(rows, "models")))
 
 
@@ -256,7 +119,7 @@ def models_show(name: str, dataset: DatasetOption = None) -> None:
     """A checkpoint's card, or the recipe where nothing is trained yet."""
     from eoflow.listing import model_document
 
-    document = model_document(_workspace(), name, dataset)
+    document = model_document(workspace(), name, dataset)
     emit(document, lambda c: c.print(document["text"], markup=False))
 
 
@@ -265,7 +128,7 @@ def models_check(what: Annotated[str, typer.Argument(help="recipe, registered mo
     """Run the contract tests on a model: shapes, any grid, batch independence, save and load, gradients."""
     from eoflow.contract import check_model
 
-    results = check_model(what, _workspace())
+    results = check_model(what, workspace())
     emit([r.__dict__ for r in results], lambda c: c.print("\n".join(r.line() for r in results), markup=False))
     if not all(r.passed for r in results):
         raise typer.Exit(2)
@@ -289,7 +152,7 @@ def forecast(
     with progress_bar("forecast") as progress:
         report = run(
             lead, dataset=dataset, model=model, init=init, every=every, members=members, seed=seed, out=out,
-            workspace=_workspace(), progress=progress, command=_said(),
+            workspace=workspace(), progress=progress, command=_said(),
         )  # fmt: skip
 
     def show(c: Any) -> None:
@@ -314,7 +177,7 @@ def verify(
     from eoflow.verify.run import verify as run
     from eoflow.view import maps, tables
 
-    ws = _workspace()
+    ws = workspace()
     with progress_bar("verify") as progress:
         card = run(dataset, model, period, workspace=ws, progress=progress)
     name = card.header["dataset"]
@@ -338,7 +201,7 @@ def demo() -> None:
     """The embedded world, end to end: ingest with its faults, forecast, verify, pictures."""
     from eoflow.demo import demo as run
 
-    emit(run(_workspace(), say=console().print))
+    emit(run(workspace(), say=console().print))
 
 
 @app.command()
@@ -346,7 +209,7 @@ def report() -> None:
     """One HTML page of the workspace: last forecasts, scorecards, gaps, provenance."""
     from eoflow.view.report import write_report
 
-    path = write_report(_workspace())
+    path = write_report(workspace())
     emit({"report": str(path)}, lambda c: c.print(f"report: {path}"))
 
 
@@ -356,7 +219,7 @@ def status() -> None:
     from eoflow.listing import status_rows
     from eoflow.view import tables
 
-    rows = status_rows(_workspace())
+    rows = status_rows(workspace())
     emit(rows, lambda c: c.print(tables.rows_table(rows, f"workspace {OPTIONS.workspace or ''}")))
 
 
@@ -365,7 +228,7 @@ def doctor() -> None:
     """Check this installation and the workspace; exit 1 if something is broken."""
     from eoflow.doctor import examine
 
-    findings = examine(_workspace())
+    findings = examine(workspace())
     emit([f.__dict__ for f in findings], lambda c: c.print("\n".join(f.line() for f in findings), markup=False))
     if any(f.level == "broken" for f in findings):
         raise typer.Exit(1)
@@ -379,7 +242,7 @@ def up(
     """Serve the scheduled flows with a local Prefect server until interrupted."""
     from eoflow.up import up as run
 
-    run(workspace=_workspace(), host=host, port=port)
+    run(workspace=workspace(), host=host, port=port)
 
 
 def hoist(arguments: list[str]) -> list[str]:

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from eoflow.workspace import Workspace
+
 Progress = Callable[[int, int, str], None]
 
 
@@ -26,6 +28,13 @@ class Options:
 
 
 OPTIONS = Options()
+
+
+def workspace() -> Workspace:
+    """The workspace of this call."""
+    from eoflow.workspace import Workspace
+
+    return Workspace(OPTIONS.workspace)
 
 
 def console() -> Console:

@@ -245,26 +245,8 @@ def check_source(entry: DatasetEntry, cache: Path, now: np.datetime64) -> list[R
 
 
 def check_metric(name: str) -> list[Result]:
-    """Check a metric: (N, K) statistics, independent cases, NaN left out, a perfect forecast is best, bounds hold."""
-    metric = registry.load("metrics", name)()
-    rng = np.random.default_rng(0)
-    truth, climatology = (rng.normal(size=(5, 6, 8)).astype(np.float32) for _ in range(2))
-    forecast = rng.normal(size=(5, 4, 6, 8) if metric.ensemble else (5, 6, 8)).astype(np.float32)
-    weights = np.cos(np.deg2rad(np.linspace(60, 20, 6)))[:, None] * np.ones(8)
-    weights = weights / weights.mean()
-    stats = np.asarray(metric.cases(forecast, truth, climatology, weights))
-    results = [Result("cases returns (N, K)", stats.ndim == 2 and stats.shape[0] == 5, str(stats.shape))]
-    one = np.asarray(metric.cases(forecast[2:3], truth[2:3], climatology[2:3], weights))
-    results.append(Result("cases are independent", bool(np.allclose(one[0], stats[2], rtol=1e-5))))
-    value = float(metric.reduce(stats.mean(axis=0)))
-    low, high = metric.bounds
-    results.append(Result("the score is finite and within its bounds", bool(np.isfinite(value) and low <= value <= high), f"{value:.4g}"))
-    holes = truth.copy()
-    holes[:, 0, 0] = np.nan
-    masked = np.asarray(metric.cases(forecast, holes, climatology, weights))
-    results.append(Result("a NaN cell of the truth is left out", bool(np.isfinite(masked).all())))
-    perfect_forecast = np.repeat(truth[:, None], 4, axis=1) if metric.ensemble else truth
-    perfect = float(metric.reduce(np.nanmean(np.asarray(metric.cases(perfect_forecast, truth, climatology, weights)), axis=0)))
-    best = {"lower": perfect <= value, "higher": perfect >= value, "none": True}[metric.better]
-    results.append(Result("a perfect forecast is not worse than noise", best, f"{perfect:.4g}"))
-    return results
+    """Check a registered metric or `pkg.module:Class` (see eoflow.verify.contract)."""
+    from eoflow.verify.contract import problems
+
+    found = problems(registry.load("metrics", name)())
+    return [Result(f"metric {name}", not found, "; ".join(found))]

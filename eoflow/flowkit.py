@@ -12,7 +12,6 @@ from typing import Any
 
 from eoflow.sources.base import AssetTransient
 
-
 MOST_ROWS = 50
 """Rows of one table of an artifact; the store has the rest."""
 

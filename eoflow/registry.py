@@ -39,7 +39,12 @@ BUILTIN: dict[str, dict[str, str]] = {
         "rmse": "eoflow.verify.metrics:Rmse",
         "bias": "eoflow.verify.metrics:Bias",
         "acc": "eoflow.verify.metrics:Acc",
+        "mae": "eoflow.verify.metrics:Mae",
         "activity": "eoflow.verify.metrics:Activity",
+        "activity_ratio": "eoflow.verify.metrics:ActivityRatio",
+        "crps": "eoflow.verify.metrics:CrpsFair",
+        "spread": "eoflow.verify.metrics:Spread",
+        "ssr": "eoflow.verify.metrics:SpreadSkill",
     },
 }
 

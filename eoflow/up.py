@@ -129,13 +129,12 @@ def _check_schedule(flow: str, text: str) -> None:
 
 def up(
     workspace: Workspace | None = None, *, datasets: Sequence[str] = (), host: str = "127.0.0.1", port: int = 4200,
-    once: bool = False, lead: str = "10d", model: str | None = None, recipe: str = "puyun",
+    lead: str = "10d", model: str | None = None, recipe: str = "puyun",
     schedules: Mapping[str, str] | None = None, say: Say | None = None,
 ) -> None:  # fmt: skip
     """Start a local Prefect server and serve ingest, forecast, verify and train on their schedules, until Ctrl-C.
 
     schedules: flow name -> cron (UTC) or duration (`6h`), over the defaults of `SCHEDULES`. port 0: a free one.
-    once: run ingest, forecast and verify of each dataset now, in this order, then stop.
     Raises MissingExtra without the `flows` extra, Failure if the port is taken or the server does not start.
     """
     _need_prefect()
@@ -146,9 +145,6 @@ def up(
     _end_cleanly_on_sigterm()
     with local_server(home, host, port) as api, client_settings(home, api):
         say(f"Prefect UI  {api.removesuffix('/api')}    (everything it keeps: {home})")
-        if once:
-            _run_once(served, say)
-            return
         deployments = []
         for s in served:
             deployments.append(_deployment(s))
@@ -284,10 +280,3 @@ def _next_run(s: Served) -> str:
 
     (first,) = asyncio.run(CronSchedule(cron=s.schedule, timezone="UTC").get_dates(1))
     return f"{first:%Y-%m-%d %H:%M} UTC"
-
-
-def _run_once(served: Sequence[Served], say: Say) -> None:
-    for s in served:
-        if s.flow != "train":
-            result = load_flow(s.flow)(**s.parameters)
-            say(f"  {s.flow + '/' + s.dataset:<28} done: {result}")

@@ -35,7 +35,7 @@ FLOORS = [
     {"cli"},
     {"__main__"},
 ]
-ONE_ROOM = {"transaction": "archive", "history": "archive"}  # files of one room
+ONE_ROOM = {"transaction": "archive", "commits": "archive", "cli_archive": "cli"}  # files of one room
 FLOOR = {room: i for i, rooms in enumerate(FLOORS) for room in rooms}
 
 TOP_LEVEL = {

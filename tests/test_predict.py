@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 import xarray as xr
+from support import small_world
 
 import eoflow
 from eoflow import checkpoint
@@ -129,8 +130,6 @@ def test_bad_input_is_refused_and_changes_nothing(trained, arguments, message):
 
 
 def test_an_init_in_a_gap_names_what_is_missing(tmp_path, workspace):
-    from conftest import small_world
-
     small_world(40).isel(time=[i for i in range(40) if i not in (20, 21)]).to_netcdf(tmp_path / "gap.nc")
     eoflow.ingest("gap", [str(tmp_path / "gap.nc")], cadence="1d", workspace=workspace)
     with pytest.raises(BadInput, match="2001-01-21.*not in the archive"):

@@ -8,7 +8,7 @@ import sys
 
 import numpy as np
 import pytest
-from conftest import SMALL_NET
+from support import SMALL_NET, small_world
 
 import eoflow
 from eoflow import checkpoint
@@ -42,8 +42,10 @@ def test_round_trip_and_tampering(trained, tmp_path):
     one = Checkpoint.from_pretrained(folder_of(trained))
     one.save_pretrained(tmp_path / "copy")
     assert Checkpoint.from_pretrained(tmp_path / "copy").hash == one.hash
-    config = tmp_path / "copy" / "config.json"
-    config.write_text(config.read_text().replace('"mean": [', '"mean": [1', 1))
+    file = tmp_path / "copy" / "config.json"
+    config = json.loads(file.read_text())
+    config["normalizer"]["mean"][0] += 1
+    file.write_text(json.dumps(config))
     with pytest.raises(BadInput, match="changed after"):
         Checkpoint.from_pretrained(tmp_path / "copy")
     (tmp_path / "copy" / "model.safetensors").write_bytes(b"\x00" * 40)
@@ -113,8 +115,6 @@ def test_a_train_period_is_not_left(trained):
 
 
 def test_a_checkpoint_of_another_grid_is_refused(trained, tmp_path, workspace):
-    from conftest import small_world
-
     small_world(60).isel(latitude=slice(0, 4)).to_netcdf(tmp_path / "other.nc")
     eoflow.ingest("other", [str(tmp_path / "other.nc")], workspace=workspace)
     with pytest.raises(SchemaMismatch, match=r"6 x 10.*|grid: 4 x 10"):

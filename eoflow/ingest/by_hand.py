@@ -125,6 +125,10 @@ def _entries(
     from eoflow.sources.infer import infer_entry
 
     entry = infer_entry(name, files, cadence=cadence, existing=existing, overrides=overrides, cache=workspace.cache)
+    end = entry.schedule.end
+    if end is not None and len(end) == 10:  # a bare date means the whole day, and the last time is its first moment
+        schedule = entry.schedule.model_copy(update={"end": f"{end}T00:00"})
+        entry = entry.model_copy(update={"schedule": schedule})
     args = dict(entry.source.args)
     if "paths" in args:
         from eoflow.sources.files import expand

@@ -252,7 +252,7 @@ def units_look_wrong(
         for f in _FACTORS:
             # ranges that overlap (rain, from 0 up) prove something only if the scaled one also fills the known one
             fits = inside(min(low * f, high * f), max(low * f, high * f), 0.5)
-            if fits and (apart or (high - low) * f > 0.2 * span):
+            if fits and (apart or (abs(np.log10(f)) > 1.5 and (high - low) * f > 0.2 * span)):
                 return what, todo(f"{1 / f:.4g} times too large" if f < 1 else f"{f:.4g} times too small")
         for o in _OFFSETS:
             if inside(low + o, high + o, 0.5):

@@ -214,6 +214,10 @@ def _require_same_fields(seen: list[_Seen]) -> None:
         )
 
 
+ASSUMED_CADENCE = "6h"
+"""Of a single time, where nothing says otherwise: the synoptic hours. The entry's notes say so."""
+
+
 def _cadence(times: Any, seen: list[_Seen], cadence: str | None, existing: DatasetEntry | None) -> Cadence:
     """The cadence, checked: every time lies on the schedule that starts at the first one."""
     start = times[0]
@@ -226,6 +230,8 @@ def _cadence(times: Any, seen: list[_Seen], cadence: str | None, existing: Datas
         start = min(start, parse_time(existing.schedule.start))
         times = np.union1d(times, [parse_time(existing.schedule.start)])
     else:
+        if cadence is None and times.size == 1:
+            cadence = ASSUMED_CADENCE
         try:
             step = Cadence(cadence) if cadence else Cadence.infer(times)
         except BadInput as e:
@@ -275,6 +281,8 @@ def _document(
     raw["source"] = {"driver": driver, "args": {**args, **place}}
     delay = existing.schedule.delay if existing else "0h"
     raw["schedule"] = {"start": iso(start), "cadence": step.text, "end": iso(end), "delay": delay}
+    if existing is None and times.size == 1:
+        raw["notes"] = f"One time alone does not tell the cadence: {step} (say another with --cadence, before the first ingest)."
     for key, value in overrides.items():
         if key == "variables" and existing is not None:
             for variable, fields in value.items():

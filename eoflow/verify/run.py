@@ -34,7 +34,7 @@ def verify(
 ) -> Scorecard:  # fmt: skip
     """Score the forecasts of a dataset by lead, with intervals, and write scores.json and the figure.
 
-    models: names (a list, or with commas); by default every model that has forecasts. baselines: also run and fit
+    models: names (a list, or with commas); by default the main one (puyun) and those that share its initial times. baselines: also run and fit
     those of BASELINES that are missing, on the training period of the first model. period: of initial times.
     Runs that start inside the first model's training or validation period are left out, and the header says so.
     Raises BadInput where nothing can be scored.
@@ -72,7 +72,7 @@ def verify(
     splits = trained.splits if trained is not None and trained.provenance.get("dataset") == name else {}
     exclude = [Period.parse(splits[k]) for k in ("train", "valid") if k in splits]
     card = score(
-        forecasts, archive.open(), mean_state, dataset=name, period=Period.parse(period) if period else None,
+        forecasts, archive.open(chunks=None), mean_state, dataset=name, period=Period.parse(period) if period else None,
         exclude=exclude, climatology_name=_climatology_name(splits, trained),
     )  # fmt: skip
     ws.write_text(card.to_json(), "scores", name, "scores.json")
@@ -80,9 +80,15 @@ def verify(
 
 
 def _with_forecasts(ws: Workspace, name: str) -> list[ForecastCube]:
+    """The main model's cube and those that share at least half of its initial times (all are scored on common ones)."""
     found = cubes(ws, name)
-    order = {DEFAULT_MODEL: 0}
-    return sorted(found, key=lambda c: (order.get(c.model, 1), c.model))
+    inits = {c.model: set(c.run_keys()) for c in found}
+
+    def rank(c: ForecastCube) -> tuple[bool, bool, int]:
+        return c.model in BASELINES, c.model != DEFAULT_MODEL, -len(inits[c.model])
+
+    found.sort(key=rank)
+    return [c for c in found if 2 * len(inits[c.model] & inits[found[0].model]) >= len(inits[found[0].model])]
 
 
 def _checkpoint_of(cube: ForecastCube, archive: Archive) -> Checkpoint | None:

@@ -123,10 +123,16 @@ def test_bad_input_changes_nothing(workspace, write_nc, kind):
     assert {k: v for k, v in contents(workspace).items() if k in before} == before
     assert set(contents(workspace)) == set(before)
     assert catalog.dataset("mine", workspace) == entry
-    # a good file beside it does not get in either, and the same dataset goes on afterwards
-    good = write_nc("next.nc", range(20, 24))
-    refuse(lambda: eoflow.ingest("mine", [good, bad], workspace=workspace))
-    assert set(contents(workspace)) == set(before)
+
+
+def test_a_good_file_beside_a_bad_one_does_not_get_in(workspace, write_nc, monkeypatch):
+    """Also when the bad one is found only after the good one has been staged."""
+    monkeypatch.setattr(plan, "BATCH_ASSETS", 1)
+    eoflow.ingest("mine", [write_nc("first.nc", range(20))], workspace=workspace)
+    before = contents(workspace)
+    good, bad = write_nc("good.nc", range(20, 24)), write_nc("bad.nc", range(24, 28), edit=BAD["all NaN"][0])
+    refuse(lambda: eoflow.ingest("mine", [good, bad], workspace=workspace), "bad.nc")
+    assert contents(workspace) == before
     assert eoflow.ingest("mine", [good], workspace=workspace).new == 4
 
 

@@ -60,10 +60,10 @@ def test_appending_joins_paths_and_widens_the_schedule(tmp_path, context):
     assert ids == sorted(ids)
 
 
-def test_one_time_needs_the_cadence_or_an_existing_entry(tmp_path, context):
+def test_one_time_takes_the_cadence_given_or_of_the_entry_or_says_what_it_assumes(tmp_path, context):
     one = write(tmp_path / "one.nc", [5])
-    with pytest.raises(BadInput, match="one time alone does not tell the cadence"):
-        infer(context, one)
+    assert infer(context, one).schedule.cadence == "6h"
+    assert "does not tell the cadence" in infer(context, one).notes
     assert infer(context, one, cadence="1d").schedule.cadence == "1d"
     entry = infer(context, write(tmp_path / "a.nc"))
     assert infer(context, one, existing=entry).schedule.end == "2001-01-06"

@@ -1,0 +1,149 @@
+"""The verbs of datasets and archives."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from eoflow.console import emit, progress_bar, workspace
+
+datasets = typer.Typer(no_args_is_help=True, help="What can be ingested: catalog entries.")
+archive = typer.Typer()
+
+Name = Annotated[str, typer.Argument(help="dataset name", show_default=False)]
+PeriodOption = Annotated[str | None, typer.Option("--period", metavar="START/END", help="ISO times")]
+
+
+# -- datasets ------------------------------------------------------------------------------------------------------
+
+
+@datasets.command("list")
+def datasets_list() -> None:
+    """The catalog: shipped entries and those of the workspace."""
+    from eoflow import catalog
+    from eoflow.view import tables
+
+    ws = workspace()
+    entries = [catalog.dataset(n, ws) for n in catalog.names("datasets", ws)]
+    ingested = set(ws.names("archives"))
+    rows = [{"name": e.name, "title": e.title, "driver": e.source.driver, "cadence": e.schedule.cadence, "licence": e.licence,
+             "ingested": e.name in ingested} for e in entries]  # fmt: skip
+    emit(rows, lambda c: c.print(tables.datasets_table(rows)))
+
+
+@datasets.command("show")
+def datasets_show(name: Name) -> None:
+    """One entry as YAML, and what is ingested of it."""
+    from eoflow import catalog
+
+    ws = workspace()
+    entry = catalog.dataset(name, ws)
+    document: dict[str, Any] = {"entry": entry.model_dump(mode="json"), "archive": None}
+    if name in ws.names("archives"):
+        from eoflow.archive import Archive
+
+        document["archive"] = Archive.load(ws, name).describe()
+    text = catalog.to_yaml(entry)
+    emit(document, lambda c: c.print(text + "".join(f"# {k}: {v}\n" for k, v in (document["archive"] or {}).items())))
+
+
+@datasets.command("check")
+def datasets_check(name_or_file: Annotated[str, typer.Argument(help="entry name, YAML file or data file")]) -> None:
+    """Check an entry (YAML), or what would be inferred from a data file; exit 2 if it is wrong. Writes nothing."""
+    from eoflow.ingest.run import check
+
+    report = check(name_or_file, workspace=workspace())
+    emit(report, lambda c: c.print("\n".join(f"{k}: {v}" for k, v in report.items())))
+
+
+@datasets.command("new")
+def datasets_new(
+    file: str, name: Annotated[str | None, typer.Option("--as", help="name of the entry")] = None,
+    cadence: Annotated[str | None, typer.Option(help="step of the time axis, where the file does not tell")] = None,
+) -> None:  # fmt: skip
+    """Print the entry that a data file suggests, to be edited and saved as catalogs/datasets/NAME.yaml."""
+    from pathlib import Path
+
+    from eoflow import catalog
+    from eoflow.sources.infer import infer_entry
+
+    stem = Path(file.rstrip("/")).name.split(".")[0]
+    entry = infer_entry(name or stem, [file], cadence=cadence)
+    emit(entry.model_dump(mode="json"), lambda c: c.print(catalog.to_yaml(entry), end=""))
+
+
+# -- archive -------------------------------------------------------------------------------------------------------
+
+
+@archive.command()
+def ingest(
+    what: Annotated[list[str], typer.Argument(help="a dataset name, or data files with --as NAME")],
+    name: Annotated[str | None, typer.Option("--as", help="name for the files' dataset")] = None,
+    period: PeriodOption = None,
+    start: Annotated[str | None, typer.Option(help="first time (ISO)")] = None,
+    end: Annotated[str | None, typer.Option(help="last time (ISO)")] = None,
+    cadence: Annotated[str | None, typer.Option(help="step of the time axis, where the files do not tell")] = None,
+    rewrite: Annotated[bool, typer.Option("--rewrite", help="take corrected data for times that are there")] = False,
+    now: Annotated[str | None, typer.Option(help="pretend it is this time (ISO)", hidden=True)] = None,
+) -> None:
+    """Bring data into the archive, from where it stopped to now."""
+    from eoflow.errors import BadInput
+    from eoflow.ingest.run import ingest as run
+
+    if name is None and len(what) != 1:
+        raise BadInput("several files need a name", todo="eoflow ingest FILE... --as NAME")
+    ws = workspace()
+    with progress_bar("ingest") as progress:
+        report = run(
+            name or what[0], what if name else (), period=period, start=start, end=end, cadence=cadence, rewrite=rewrite,
+            now=now, workspace=ws, progress=progress,
+        )  # fmt: skip
+    emit(report.to_dict(), lambda c: c.print("\n".join(report.lines()), markup=False))
+
+
+@archive.command()
+def gaps(name: Name, now: Annotated[str | None, typer.Option(hidden=True)] = None) -> None:
+    """What the archive should hold by now and does not, with the cause."""
+    from eoflow.ingest.run import gaps as run
+
+    found = run(name, workspace=workspace(), now=now)
+    emit(
+        found.to_dict(),
+        lambda c: (
+            c.print("\n".join(found.lines()), found.table(), sep="\n")
+            if found.ranges
+            else c.print("\n".join(found.lines()))
+        ),
+    )
+
+
+@archive.command()
+def backfill(
+    name: Name, period: PeriodOption = None, now: Annotated[str | None, typer.Option(hidden=True)] = None
+) -> None:
+    """Fetch what is missing, failed or partial inside the archive."""
+    from eoflow.ingest.run import backfill as run
+
+    with progress_bar("backfill") as progress:
+        report = run(name, period=period, workspace=workspace(), now=now, progress=progress)
+    emit(report.to_dict(), lambda c: c.print("\n".join(report.lines()), markup=False))
+
+
+@archive.command()
+def history(name: Name) -> None:
+    """Every commit of an archive, newest first."""
+    from eoflow.ingest.run import history as run
+    from eoflow.view import tables
+
+    rows = [commit.to_dict() for commit in run(name, workspace=workspace())]
+    emit(rows, lambda c: c.print(tables.rows_table(rows, "history of " + name)))
+
+
+@archive.command()
+def rollback(name: Name, snapshot: Annotated[str, typer.Argument(help="snapshot of `eoflow history`")]) -> None:
+    """Set an archive back to a snapshot; the newer ones stay readable by their id."""
+    from eoflow.ingest.run import rollback as run
+
+    snapshot_now = run(name, snapshot, workspace=workspace())
+    emit({"dataset": name, "snapshot": snapshot_now}, lambda c: c.print(f"{name} is at {snapshot_now}"))
