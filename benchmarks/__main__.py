@@ -16,7 +16,10 @@ NAMES = ("help", "ingest", "loading", "rollout", "scoring")
 def startup(repeat: int = 7) -> None:
     """Wall time of `eoflow --help` as a process of its own, beside a bare interpreter."""
     seconds: dict[str, list[float]] = {"eoflow --help": [], "python -c pass": []}
-    commands = {"eoflow --help": [sys.executable, "-m", "eoflow.cli", "--help"], "python -c pass": [sys.executable, "-c", "pass"]}
+    commands = {
+        "eoflow --help": [sys.executable, "-m", "eoflow.cli", "--help"],
+        "python -c pass": [sys.executable, "-c", "pass"],
+    }
     for _ in range(repeat):
         for name, command in commands.items():
             start = time.perf_counter()

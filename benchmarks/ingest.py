@@ -52,13 +52,19 @@ def make_source(path: Path, gigabytes: float) -> int:
     template.to_zarr(path, zarr_format=3, consolidated=False)
     group = zarr.open_group(path, mode="a")
     options: dict[str, Any] = {"dtype": "f4", "compressors": None, "fill_value": np.nan}
-    z = group.create_array("z", shape=(steps, LEVELS, ROWS, COLUMNS), chunks=(8, LEVELS, ROWS, COLUMNS), dimension_names=dims, **options)
-    t = group.create_array("t2m", shape=(steps, ROWS, COLUMNS), chunks=(24, ROWS, COLUMNS), dimension_names=(dims[0], *dims[2:]), **options)
+    z = group.create_array(
+        "z", shape=(steps, LEVELS, ROWS, COLUMNS), chunks=(8, LEVELS, ROWS, COLUMNS), dimension_names=dims, **options
+    )
+    t = group.create_array(
+        "t2m", shape=(steps, ROWS, COLUMNS), chunks=(24, ROWS, COLUMNS), dimension_names=(dims[0], *dims[2:]), **options
+    )
     z.attrs.update(units="m2 s-2", standard_name="geopotential")
     t.attrs.update(units="K", standard_name="air_temperature", long_name="2 metre temperature")
     for start in range(0, steps, 24):
         n = min(24, steps - start)
-        field = (rng.normal(size=(n * (LEVELS + 1), 24)) @ waves + 0.05 * rng.normal(size=(n * (LEVELS + 1), waves.shape[1])))
+        field = rng.normal(size=(n * (LEVELS + 1), 24)) @ waves + 0.05 * rng.normal(
+            size=(n * (LEVELS + 1), waves.shape[1])
+        )
         packed = np.round(field * 2000) / 2000  # what 16-bit packing leaves of a float
         block = packed.astype("f4").reshape(n, LEVELS + 1, ROWS, COLUMNS)
         z[start : start + n] = 55_000 + 1024 * block[:, :LEVELS]
@@ -82,7 +88,17 @@ def child(contestant: str, source: Path, target: Path) -> None:
     seconds = time.perf_counter() - start
     files = sum(len(f) for _, _, f in os.walk(target))
     size = sum(p.stat().st_size for p in target.rglob("*") if p.is_file())
-    print(json.dumps({"seconds": seconds, "peak_mb": peak_mb(), "added_mb": peak_mb() - before, "files": files, "stored_mb": size / 1e6}))
+    print(
+        json.dumps(
+            {
+                "seconds": seconds,
+                "peak_mb": peak_mb(),
+                "added_mb": peak_mb() - before,
+                "files": files,
+                "stored_mb": size / 1e6,
+            }
+        )
+    )
 
 
 def limits(source: Path, folder: Path, size: int) -> dict[str, float]:
@@ -116,7 +132,15 @@ def run(quick: bool = False, repeat: int = 1) -> dict[str, Any]:
         for i in range(repeat):
             for c in CONTESTANTS:
                 target = folder / f"{c}-{i}"
-                command = [sys.executable, "-m", "benchmarks.ingest", "--child", c, str(folder / "source.zarr"), str(target)]
+                command = [
+                    sys.executable,
+                    "-m",
+                    "benchmarks.ingest",
+                    "--child",
+                    c,
+                    str(folder / "source.zarr"),
+                    str(target),
+                ]
                 done = subprocess.run(command, check=True, capture_output=True, text=True)
                 runs[c].append(json.loads(done.stdout.splitlines()[-1]))
         _compare(folder)
@@ -162,8 +186,12 @@ def main() -> None:
         rate = out["gigabytes"] * 1000 / r["seconds"]
         print(f"  {name:10s} {r['seconds']:7.1f} s  {rate:5.0f} MB/s  peak {r['peak_mb']:5.0f} MB (+{r['added_mb']:.0f})  "
               f"{r['files']} files, {r['stored_mb']:.0f} MB stored")  # fmt: skip
-    print(f"  ratio to xarray.to_zarr: {out['ratio']:.2f} x (goal {out['goal']:g} x, peak below {out['peak_goal_mb']} MB)")
-    print(f"  limits: writing as many raw bytes with fsync {out['disk_write_seconds']:.1f} s, reading the source {out['read_seconds']:.1f} s")
+    print(
+        f"  ratio to xarray.to_zarr: {out['ratio']:.2f} x (goal {out['goal']:g} x, peak below {out['peak_goal_mb']} MB)"
+    )
+    print(
+        f"  limits: writing as many raw bytes with fsync {out['disk_write_seconds']:.1f} s, reading the source {out['read_seconds']:.1f} s"
+    )
 
 
 if __name__ == "__main__":

@@ -40,10 +40,10 @@ def run(quick: bool = False, repeat: int = 3) -> dict[str, Any]:
     from torch.utils.flop_counter import FlopCounterMode
 
     import eoflow
+    from eoflow.archive import Archive
     from eoflow.ingest.run import ingest
     from eoflow.models.base import rollout
     from eoflow.predict import load_model
-    from eoflow.archive import Archive
     from eoflow.times import Cadence, year_and_day_fraction
     from eoflow.workspace import Workspace
 
@@ -69,7 +69,9 @@ def run(quick: bool = False, repeat: int = 3) -> dict[str, Any]:
                 rollout(checkpoint.model, frames, clock, checkpoint.static, STEPS)
             middle = time.perf_counter()
             with tempfile.TemporaryDirectory() as _:
-                eoflow.forecast("10d", dataset=archive.name, model="puyun", init=span, every="6h", seed=i, members=1, workspace=ws)
+                eoflow.forecast(
+                    "10d", dataset=archive.name, model="puyun", init=span, every="6h", seed=i, members=1, workspace=ws
+                )
             end = time.perf_counter()
             _forget(ws)
             if i:  # the first round warms up
@@ -104,7 +106,9 @@ def main() -> None:
     print(f"  eoflow forecast  {out['seconds']:6.2f} s   peak {out['peak_mb']:.0f} MB")
     print(f"  bare network     {out['bare_seconds']:6.2f} s")
     print(f"  share of the bare network's speed: {out['ratio']:.0%} (goal {out['goal']:.0%})")
-    print(f"  limit: GEMM {out['gemm_gflops']:.0f} GFLOP/s would need {out['gemm_limit_seconds']:.2f} s for the same multiply-adds")
+    print(
+        f"  limit: GEMM {out['gemm_gflops']:.0f} GFLOP/s would need {out['gemm_limit_seconds']:.2f} s for the same multiply-adds"
+    )
 
 
 if __name__ == "__main__":

@@ -17,16 +17,13 @@ _LAZY = {
     "backfill": ("eoflow.ingest.run", "backfill"),
     "history": ("eoflow.ingest.run", "history"),
     "rollback": ("eoflow.ingest.run", "rollback"),
-    "export": ("eoflow.products", "export"),
-    "replay": ("eoflow.predict", "replay"),
     "Workspace": ("eoflow.workspace", "Workspace"),
 }
 _ROOMS = ("ingest", "prepare", "train", "verify", "demo")
 
 if TYPE_CHECKING:
     from eoflow.predict import forecast as forecast
-    from eoflow.products import export as export
-    from eoflow.products import open_product as open
+    from eoflow.products import open_product as open  # noqa: F401
     from eoflow.workspace import Workspace as Workspace
 
 __all__ = ["__version__", *_LAZY, *_ROOMS]

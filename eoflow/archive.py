@@ -36,8 +36,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from eoflow.errors import BadInput, Failure
 from eoflow.commits import Commit, commits, find
+from eoflow.errors import BadInput, Failure
 from eoflow.schema import FieldSchema
 from eoflow.times import NS, Cadence
 from eoflow.workspace import Workspace, check_name

@@ -173,6 +173,7 @@ class Recipe(_Model):
 
     name: str
     title: str
+    model: str | None = Field(default=None, description="name of what it trains (`--model`); the recipe's own if left out")
     task: str = "forecast"
     network: NetworkRef
     frames: int | None = Field(default=None, ge=1, description="input frames; the network's own choice if left out")
@@ -181,6 +182,11 @@ class Recipe(_Model):
     calibration: CalibrationRecipe = CalibrationRecipe(enabled=False)
     gate: Gate = Gate()
     notes: str | None = None
+
+    @property
+    def trained_name(self) -> str:
+        """What `--model` takes, and the folder of its checkpoints."""
+        return self.model or self.name
 
 
 T = TypeVar("T", bound=BaseModel)

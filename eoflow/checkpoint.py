@@ -59,8 +59,8 @@ class Checkpoint:
 
     @property
     def name(self) -> str:
-        """The recipe's name: what `--model` takes."""
-        return self.recipe.name
+        """What `--model` takes."""
+        return self.recipe.trained_name
 
     def tensors(self) -> dict[str, Tensor]:
         """Every weight and buffer under the names they have in the file."""
@@ -216,12 +216,17 @@ def read_config(folder: Path) -> dict[str, Any]:
     return config
 
 
+def trained_name(config: dict[str, Any]) -> str:
+    """What `--model` takes, from a config.json."""
+    return str(config["recipe"].get("model") or config["recipe"]["name"])
+
+
 # -- in a workspace ----------------------------------------------------------------------------------------------
 
 
 def store(checkpoint: Checkpoint, workspace: Workspace, dataset: str) -> Path:
     """Save as a version under `checkpoints/DATASET/RECIPE/` and make it the current one."""
-    name = checkpoint.recipe.name
+    name = checkpoint.name
     target = checkpoint.save_pretrained(workspace.path("checkpoints", dataset, name, checkpoint.hash))
     workspace.write_text(checkpoint.hash + "\n", "checkpoints", dataset, name, "current")
     return target
@@ -249,7 +254,7 @@ def available(workspace: Workspace, name: str | None = None) -> list[Path]:
             if folder:
                 found.append(folder)
     found += [p.parent for p in sorted(SHIPPED.glob("*/config.json"))]
-    return [p for p in found if name in (None, read_config(p)["recipe"]["name"])]
+    return [p for p in found if name in (None, trained_name(read_config(p)))]
 
 
 def resolve(workspace: Workspace, dataset: str, model: str, schema: FieldSchema) -> Path:

@@ -10,6 +10,7 @@ import typer
 from eoflow import __version__
 from eoflow.cli_archive import PeriodOption, archive, datasets
 from eoflow.console import OPTIONS, console, emit, fail, progress_bar, workspace
+from eoflow.errors import BadInput
 
 app = typer.Typer(
     name="eoflow", no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False,
@@ -99,7 +100,7 @@ def train(
             "already trained; nothing changed" if report.reused else f"{report.steps} steps in {report.seconds:.0f} s"
         )
         c.print(f"checkpoint {report.hash} ({report.parameters:,} parameters), {state}\n  {report.folder}")
-        c.print(f"next: eoflow forecast --lead 10d --dataset {report.dataset} --model {report.recipe}")
+        c.print(f"next: eoflow forecast --lead 10d --dataset {report.dataset} --model {report.model}")
 
     emit(report.to_dict(), show)
 
@@ -237,12 +238,34 @@ def doctor() -> None:
 @app.command()
 def up(
     host: Annotated[str, typer.Option(help="address to bind to")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="port of the Prefect server")] = 4200,
+    port: Annotated[int, typer.Option(help="port of the Prefect server; 0: a free one")] = 4200,
+    dataset: Annotated[
+        list[str] | None, typer.Option("--dataset", help="datasets to serve; all archives if left out")
+    ] = None,
+    lead: Annotated[str, typer.Option(help="of the forecasts")] = "10d",
+    model: Annotated[str | None, typer.Option(help="model of the forecasts [puyun]")] = None,
+    recipe: Annotated[str, typer.Option(help="of the scheduled training")] = "puyun",
+    schedule: Annotated[
+        list[str] | None,
+        typer.Option(metavar="FLOW=WHEN", help="cron (UTC) or duration: --schedule 'ingest=0 */3 * * *'"),
+    ] = None,
 ) -> None:
     """Serve the scheduled flows with a local Prefect server until interrupted."""
     from eoflow.up import up as run
 
-    run(workspace=workspace(), host=host, port=port)
+    pairs = [s.partition("=") for s in schedule or []]
+    if any(not sep for _, sep, _ in pairs):
+        raise BadInput("a schedule is FLOW=WHEN", todo="write for example --schedule forecast=6h")
+    run(
+        workspace=workspace(),
+        datasets=dataset or (),
+        host=host,
+        port=port,
+        lead=lead,
+        model=model,
+        recipe=recipe,
+        schedules={flow: when for flow, _, when in pairs} or None,
+    )
 
 
 def hoist(arguments: list[str]) -> list[str]:

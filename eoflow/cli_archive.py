@@ -41,9 +41,9 @@ def datasets_show(name: Name) -> None:
     entry = catalog.dataset(name, ws)
     document: dict[str, Any] = {"entry": entry.model_dump(mode="json"), "archive": None}
     if name in ws.names("archives"):
-        from eoflow.archive import Archive
+        from eoflow.listing import describe_archive
 
-        document["archive"] = Archive.load(ws, name).describe()
+        document["archive"] = describe_archive(ws, name)
     text = catalog.to_yaml(entry)
     emit(document, lambda c: c.print(text + "".join(f"# {k}: {v}\n" for k, v in (document["archive"] or {}).items())))
 
@@ -51,9 +51,9 @@ def datasets_show(name: Name) -> None:
 @datasets.command("check")
 def datasets_check(name_or_file: Annotated[str, typer.Argument(help="entry name, YAML file or data file")]) -> None:
     """Check an entry (YAML), or what would be inferred from a data file; exit 2 if it is wrong. Writes nothing."""
-    from eoflow.ingest.run import check
+    from eoflow.listing import check_dataset
 
-    report = check(name_or_file, workspace=workspace())
+    report = check_dataset(workspace(), name_or_file)
     emit(report, lambda c: c.print("\n".join(f"{k}: {v}" for k, v in report.items())))
 
 

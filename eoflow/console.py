@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from eoflow.workspace import Workspace
 
-Progress = Callable[[int, int, str], None]
+Progress = Callable[[float, float, str], None]
 
 
 @dataclass
@@ -74,9 +74,9 @@ def progress_bar(title: str) -> Iterator[Progress]:
         TextColumn("[dim]{task.fields[note]}"),
     )  # fmt: skip
     with Progress(*columns, console=Console(stderr=True), transient=True, disable=quiet, redirect_stdout=False) as bar:
-        task, size = None, -1
+        task, size = None, -1.0
 
-        def report(done: int, total: int, text: str) -> None:
+        def report(done: float, total: float, text: str) -> None:
             nonlocal task, size
             if task is None or total != size:
                 if task is not None:

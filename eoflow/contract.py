@@ -226,7 +226,9 @@ def check_source(entry: DatasetEntry, cache: Path, now: np.datetime64) -> list[R
         return results
     results.append(Result("asset ids are unique", len({a.id for a in assets}) == len(assets)))
     times = np.concatenate([a.times for a in assets])
-    results.append(Result("assets and their times are in order", bool((np.diff(times) > np.timedelta64(0, "ns")).all())))
+    results.append(
+        Result("assets and their times are in order", bool((np.diff(times) > np.timedelta64(0, "ns")).all()))
+    )
     window = Period(times[0], times[min(3, len(times) - 1)])
     inside = np.concatenate([a.times for a in source.plan(window)])
     results.append(Result("a period limits the plan", bool(window.contains(inside).all()) and len(inside) > 0))

@@ -81,7 +81,7 @@ def demo(workspace: Workspace | str | None = None, *, say: Say | None = None) ->
     pictures += _pictures(ws, Archive.load(ws, DATASET).open(), card, label)
     tell("\n".join(pictures))
     chapter("8. Yours to open")
-    tell(latest.open_lines, markup=False)
+    tell(latest.open_lines)
     tell(
         f"\nThe cube of all runs: eoflow.open('forecast', workspace='{ws.root}');  notebook: notebooks/forecasts.ipynb\n"
         f"One page of all of it: eoflow report --workspace {ws.root}"

@@ -14,7 +14,7 @@ from eoflow.errors import EoflowError
 from eoflow.workspace import Workspace
 
 CORE = ("numpy", "xarray", "zarr", "icechunk", "dask", "torch", "lightning", "safetensors", "zarrs")
-OPTIONAL = {"prefect": "flows", "cfgrib": "grib"}
+OPTIONAL = {"prefect": "flows", "eccodes": "grib"}
 LOW_DISK_GIB = 5
 
 
@@ -115,7 +115,11 @@ def _workspace(ws: Workspace) -> list[Finding]:
         else:
             out.append(Finding("ok", f"workspace {ws.root} can be written"))
     except Exception as e:
-        return [Finding("broken", f"workspace {ws.root} cannot be written: {type(e).__name__}: {e}", "give another --workspace")]
+        return [
+            Finding(
+                "broken", f"workspace {ws.root} cannot be written: {type(e).__name__}: {e}", "give another --workspace"
+            )
+        ]
     from eoflow.archive import Archive
 
     for name in ws.names("archives"):

@@ -31,6 +31,10 @@ class BadInput(EoflowError):
     exit_code = 2
 
 
+class NotYet(BadInput):
+    """Nothing is wrong, but what is asked for cannot be had yet (no truth has arrived): exit 2, try again later."""
+
+
 class SchemaMismatch(BadInput):
     """Two field schemas that must agree do not; the message prints both sides and the fix."""
 

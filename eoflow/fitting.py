@@ -209,7 +209,7 @@ class Fitting(L.LightningModule):
 
 
 class _Progress(L.Callback):
-    def __init__(self, report: Callable[[int, int, str], None]) -> None:
+    def __init__(self, report: Callable[[float, float, str], None]) -> None:
         self.report = report
 
     def on_train_batch_end(self, trainer: L.Trainer, module: L.LightningModule, *rest: Any) -> None:
@@ -238,7 +238,7 @@ class _Segments(L.LightningDataModule):
 
 def fit(
     model: ForecastModel, loss: nn.Module, static: Tensor, data: TrainSet, plan: Plan, training: Training, state: Path,
-    progress: Callable[[int, int, str], None] | None = None,
+    progress: Callable[[float, float, str], None] | None = None,
 ) -> ForecastModel:  # fmt: skip
     """Train `model` by the plan and return a copy with the averaged weights.
 

@@ -9,6 +9,7 @@ from eoflow.archive import Archive
 from eoflow.errors import BadInput, EoflowError
 from eoflow.predict import present_times
 from eoflow.products import cubes
+from eoflow.schema import FieldSchema
 from eoflow.times import iso
 from eoflow.workspace import Workspace
 
@@ -20,15 +21,23 @@ def model_rows(ws: Workspace) -> list[dict[str, Any]]:
         config = checkpoint.read_config(folder)
         shipped = folder.is_relative_to(checkpoint.SHIPPED)
         text = f"{config['provenance'].get('dataset', '?')} ({config['hash']}{', shipped' if shipped else ''})"
-        trained.setdefault(config["recipe"]["name"], []).append(text)
+        trained.setdefault(checkpoint.trained_name(config), []).append(text)
     rows, named = [], set()
     for name in catalog.names("models", ws):
         recipe = catalog.recipe(name, ws)
         named.add(recipe.network.name)
-        rows.append({"name": name, "task": recipe.task, "network": recipe.network.name, "title": recipe.title, "trained_on": trained.get(name, [])})  # fmt: skip
+        rows.append({"name": name, "task": recipe.task, "network": recipe.network.name, "title": recipe.title, "trained_on": trained.get(recipe.trained_name, [])})  # fmt: skip
     for name in registry.names("models"):
         if name not in named:
-            rows.append({"name": name, "task": "", "network": name, "title": "registered model without a recipe", "trained_on": []})
+            rows.append(
+                {
+                    "name": name,
+                    "task": "",
+                    "network": name,
+                    "title": "registered model without a recipe",
+                    "trained_on": [],
+                }
+            )
     return rows
 
 
@@ -38,7 +47,12 @@ def model_document(ws: Workspace, name: str, dataset: str | None) -> dict[str, A
     folder = next((f for f in folders if f is not None), None)
     if folder is not None:
         config = checkpoint.read_config(folder)
-        return {"name": name, "folder": str(folder), "text": (folder / "card.md").read_text(encoding="utf-8"), "config": config}
+        return {
+            "name": name,
+            "folder": str(folder),
+            "text": (folder / "card.md").read_text(encoding="utf-8"),
+            "config": config,
+        }
     if dataset:
         raise BadInput(f"there is no trained '{name}' for {dataset}", todo=f"eoflow train {name} --dataset {dataset}")
     recipe = catalog.recipe(name, ws)
@@ -49,7 +63,15 @@ def status_rows(ws: Workspace) -> list[dict[str, Any]]:
     """One row an archive: period, size, coverage, forecasts, scores. A damaged archive has its error in its row."""
     rows = []
     for name in ws.names("archives"):
-        row: dict[str, Any] = {"dataset": name, "from": "", "to": "", "present": "", "variables": "", "models": "", "scores": ""}
+        row: dict[str, Any] = {
+            "dataset": name,
+            "from": "",
+            "to": "",
+            "present": "",
+            "variables": "",
+            "models": "",
+            "scores": "",
+        }
         try:
             archive = Archive.load(ws, name)
             times, present = archive.times, present_times(archive)
@@ -63,3 +85,62 @@ def status_rows(ws: Workspace) -> list[dict[str, Any]]:
             row["variables"] = f"cannot be read: {e.what}"
         rows.append(row)
     return rows
+
+
+def describe_archive(ws: Workspace, name: str) -> dict[str, Any]:
+    """Grid, channels, period, coverage and state of an archive."""
+    archive = Archive.load(ws, name)
+    schema, times = archive.schema, archive.times
+    return {
+        "grid": schema.grid.describe(),
+        "channels": ", ".join(c.label for c in schema.channels),
+        "period": f"{iso(times[0])}/{iso(times[-1])}",
+        "present": f"{len(present_times(archive))} of {len(times)}",
+        "schema": schema.hash,
+        "snapshot": archive.snapshot,
+    }
+
+
+def check_dataset(ws: Workspace, what: str) -> dict[str, Any]:
+    """Check an entry (name or YAML file) or a data file as far as possible without writing. Raises BadInput.
+
+    Entry: keys, schedule, driver and its arguments. Data file: the entry inferred from it, its schema, and the first
+    and last field of every variable read: range and NaN fraction.
+    """
+    import numpy as np
+
+    from eoflow.sources.base import AssetError, SourceContext, create
+    from eoflow.sources.infer import infer_entry
+
+    now = np.datetime64("now", "ns")
+    if what.endswith((".yaml", ".yml")) or what in catalog.names("datasets", ws):
+        entry = catalog.dataset(what, ws)
+        create(entry, SourceContext(ws.cache, now))
+        expected = entry.schedule.expected(None, now)
+        span = f"{iso(expected[0])}/{iso(expected[-1])}" if len(expected) else "nothing yet"
+        return {
+            "name": entry.name,
+            "driver": entry.source.driver,
+            "expected": f"{len(expected)} times, {span}",
+            "valid": True,
+        }
+    entry = infer_entry("checked", [what], cache=ws.cache)
+    try:
+        source = create(entry, SourceContext(ws.cache, now))
+        assets = source.plan(None)
+        ds = source.open(assets[0])
+        schema = FieldSchema.of(ds, entry.schedule.cadence)
+        report: dict[str, Any] = {
+            "driver": entry.source.driver,
+            "times": f"{sum(len(a.times) for a in assets)}, {entry.schedule.start}/{entry.schedule.end} every {entry.schedule.cadence}",
+            "grid": schema.grid.describe(),
+        }
+        for v in schema.variables:
+            values = ds[v.name].isel(time=[0, -1]).values
+            nan = float(np.isnan(values).mean())
+            span = f"{np.nanmin(values):.5g} to {np.nanmax(values):.5g} {v.units}" if nan < 1 else "no value at all"
+            levels = f" at {', '.join(f'{x:g}' for x in v.levels)} hPa" if v.levels else ""
+            report[v.name] = f"{span}{levels}, {nan:.1%} NaN"
+        return report
+    except AssetError as e:
+        raise BadInput(e.what, where=e.where, todo=e.todo) from e

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     from eoflow.schema import FieldSchema
 
-Progress = Callable[[int, int, str], None]
+Progress = Callable[[float, float, str], None]
 DEFAULT_MODEL = "puyun"
 PERTURBATION = 0.1
 """Initial perturbation of a member: this fraction of the difference of two random earlier states (Magnusson et al. 2009)."""
@@ -255,7 +255,9 @@ class InitialFrames:
         states = stack(self.cube.sel(time=times), self.chosen.schema)
         n = self.chosen.signature.frames
         at = {t: i for i, t in enumerate(times)}
-        rows = np.array([[at[(t - self.step * k).astype("datetime64[ns]")] for k in range(n - 1, -1, -1)] for t in inits])
+        rows = np.array(
+            [[at[(t - self.step * k).astype("datetime64[ns]")] for k in range(n - 1, -1, -1)] for t in inits]
+        )
         frames = states[rows]
         bad = ~np.isfinite(frames).any(axis=(1, 3, 4))
         if bad.any():

@@ -34,7 +34,7 @@ from eoflow.workspace import Workspace
 if TYPE_CHECKING:
     from eoflow.prepare.run import Prepared
 
-Progress = Callable[[int, int, str], None]
+Progress = Callable[[float, float, str], None]
 AUTO_SAMPLES = 120_000
 """Training windows that an open `training.epochs` aims to see in all, within 3 to 15 epochs (small data overfit)."""
 
@@ -44,6 +44,7 @@ class TrainReport:
     """What training did: where the checkpoint lies and how it scores on the validation period."""
 
     recipe: str
+    model: str
     dataset: str
     folder: str
     hash: str
@@ -87,12 +88,12 @@ def train(
 
     prepared = prepare(rec, dataset, train_period=train_period, workspace=ws, progress=progress, like=like)
     key = hashlib.sha256(f"{rec.model_dump_json()}|{prepared.key}|{eoflow.__version__}".encode()).hexdigest()[:16]
-    done = _finished(ws, dataset, rec.name, key)
+    done = _finished(ws, dataset, rec.trained_name, key)
     if done is not None:
-        return TrainReport(rec.name, dataset, str(done.location), done.hash, parameters(done.model), 0,
+        return TrainReport(rec.name, rec.trained_name, dataset, str(done.location), done.hash, parameters(done.model), 0,
                            time.monotonic() - started, True, done.scores)  # fmt: skip
-    with ws.lock(f"train-{dataset}-{rec.name}"):
-        state = ws.cache / "training" / f"{dataset}-{rec.name}-{key}"
+    with ws.lock(f"train-{dataset}-{rec.trained_name}"):
+        state = ws.cache / "training" / f"{dataset}-{rec.trained_name}-{key}"
         if resume and not (state / "last.ckpt").exists():
             raise BadInput("there is no interrupted training to resume", where=str(state), todo="leave --resume out")
         if model.closed_form:
@@ -115,7 +116,7 @@ def train(
         result.card = validation.write_card(result, dataset)
         folder = checkpoint.store(result, ws, dataset)
         shutil.rmtree(state, ignore_errors=True)
-    return TrainReport(rec.name, dataset, str(folder), result.hash, parameters(model), steps,
+    return TrainReport(rec.name, rec.trained_name, dataset, str(folder), result.hash, parameters(model), steps,
                        time.monotonic() - started, False, result.scores)  # fmt: skip
 
 

@@ -17,11 +17,16 @@ def verify_cube(
     dataset: str, models: list[str] | None = None, period: str | None = None, workspace: str | None = None
 ) -> str:  # fmt: skip
     """Score; where `scores.json` lies."""
+    from eoflow.errors import NotYet
     from eoflow.verify.run import verify as run
     from eoflow.workspace import Workspace
 
     ws = Workspace(workspace)
-    card = run(dataset, models=models, period=period, workspace=ws)
+    try:
+        card = run(dataset, models=models, period=period, workspace=ws)
+    except NotYet as e:  # on the first days no truth has arrived: the schedule goes on
+        publish(f"verify-{dataset}", f"Scores of {dataset}", str(e))
+        return "nothing to score yet"
     says = [{"model": m, "skill": text} for m in card.models for text in card.statements(m)]
     rows = [r for r in card.row_dicts() if r["metric"] in ("rmse", "acc") and r["lead_hours"] in SHOWN_LEADS_H]
     publish(f"verify-{dataset}", f"Scores of {dataset}", {**card.header, "skill": says, "scores": rows})

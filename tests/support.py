@@ -23,7 +23,11 @@ def small_world(days: int = 700, start: str = "2001-01-01", seed: int = 0):
     z = 55_000 + 600 * season[:, None] + 300 * fields[:, :2]
     return xr.Dataset(
         {
-            "z": (("time", "level", "latitude", "longitude"), z.astype("f4"), {"units": "m2 s-2", "standard_name": "geopotential"}),
+            "z": (
+                ("time", "level", "latitude", "longitude"),
+                z.astype("f4"),
+                {"units": "m2 s-2", "standard_name": "geopotential"},
+            ),
             "msl": (
                 ("time", "latitude", "longitude"),
                 (101_000 + 500 * season + 400 * fields[:, 2]).astype("f4"),
@@ -34,6 +38,10 @@ def small_world(days: int = 700, start: str = "2001-01-01", seed: int = 0):
             "time": time,
             "level": ("level", [500.0, 850.0], {"units": "hPa", "standard_name": "air_pressure"}),
             "latitude": ("latitude", np.linspace(60, 35, 6), {"units": "degrees_north", "standard_name": "latitude"}),
-            "longitude": ("longitude", np.arange(10) * 5.0 - 40, {"units": "degrees_east", "standard_name": "longitude"}),
+            "longitude": (
+                "longitude",
+                np.arange(10) * 5.0 - 40,
+                {"units": "degrees_east", "standard_name": "longitude"},
+            ),
         },
     )

@@ -15,7 +15,9 @@ def test_every_shipped_entry_is_valid(kind):
     for name in catalog.names(kind):
         entry = read(name)
         assert entry.name == name
-        registry.load("sources", entry.source.driver) if kind == "datasets" else registry.load("models", entry.network.name)
+        registry.load("sources", entry.source.driver) if kind == "datasets" else registry.load(
+            "models", entry.network.name
+        )
 
 
 @pytest.mark.parametrize(

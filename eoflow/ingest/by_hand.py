@@ -103,14 +103,12 @@ class _nothing_left:
 
 
 def _existing(archive: Archive, workspace: Workspace) -> DatasetEntry | None:
-    """The entry that the dataset has already: the workspace's, else the archive's. BadInput for a shipped name."""
+    """The entry that the dataset has already: the workspace's, else the archive's."""
     if workspace.exists("catalogs", "datasets", f"{archive.name}.yaml"):
         return catalog.dataset(archive.name, workspace)
     if archive.exists():
         return archive.entry
-    if archive.name in catalog.names("datasets"):
-        raise BadInput(f"'{archive.name}' is a dataset of eoflow's own catalog", todo="choose another name with --as")
-    return None
+    return None  # an entry of the shipped catalog is shadowed by the one that these files make
 
 
 def _entries(

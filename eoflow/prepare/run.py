@@ -28,7 +28,7 @@ from eoflow.workspace import Workspace, check_name
 if TYPE_CHECKING:
     import zarr
 
-Progress = Callable[[int, int, str], None]
+Progress = Callable[[float, float, str], None]
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import numpy as np
 
 from eoflow import catalog, checkpoint
 from eoflow.archive import Archive
-from eoflow.errors import BadInput
+from eoflow.errors import BadInput, NotYet
 from eoflow.predict import DEFAULT_MODEL, forecast, load_model, only_dataset, present_times
 from eoflow.products import ForecastCube, cubes
 from eoflow.times import Cadence, Period, format_duration, iso, year_and_day_fraction
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from eoflow.schema import Channel
     from eoflow.verify.results import Scorecard
 
-Progress = Callable[[int, int, str], None]
+Progress = Callable[[float, float, str], None]
 BASELINES = ("persistence", "climatology", "eof-ridge")
 CEILING = "ceiling"
 
@@ -111,7 +111,7 @@ def _scorable(cube: ForecastCube, archive: Archive, period: str | None) -> tuple
     step = Cadence(archive.schema.step).delta
     inits = inits[inits + step <= archive.times[-1]]
     if len(inits) == 0:
-        raise BadInput(
+        raise NotYet(
             f"no forecast of {cube.model} can be scored yet: the archive ends {iso(archive.times[-1])}",
             where=f"initial times {iso(ds['init_time'].values[0])}/{iso(ds['init_time'].values[-1])}",
             todo=f"eoflow ingest {archive.name}, or forecast from earlier: --init START/END --every 5d",
