@@ -225,23 +225,36 @@ def trained_name(config: dict[str, Any]) -> str:
 
 
 def store(checkpoint: Checkpoint, workspace: Workspace, dataset: str) -> Path:
-    """Save as a version under `checkpoints/DATASET/RECIPE/` and make it the current one."""
-    name = checkpoint.name
-    target = checkpoint.save_pretrained(workspace.path("checkpoints", dataset, name, checkpoint.hash))
-    workspace.write_text(checkpoint.hash + "\n", "checkpoints", dataset, name, "current")
-    return target
+    """Save as a version under `checkpoints/DATASET/RECIPE/` and make it the current one; returns the (local) folder."""
+    parts = ("checkpoints", dataset, checkpoint.name)
+    folder = checkpoint.save_pretrained(_folder(workspace, *parts, checkpoint.hash))
+    if not workspace.is_local:
+        for file in sorted(folder.iterdir()):
+            workspace.write_bytes(file.read_bytes(), *parts, checkpoint.hash, file.name)
+    workspace.write_text(checkpoint.hash + "\n", *parts, "current")
+    return folder
+
+
+def _folder(workspace: Workspace, *parts: str) -> Path:
+    """Where a version lies on this machine: in the workspace, or in the cache beside an object store."""
+    return workspace.path(*parts) if workspace.is_local else workspace.cache.joinpath(*parts)
 
 
 def current(workspace: Workspace, dataset: str, name: str) -> Path | None:
-    """Folder of the version in use, None if there is none."""
-    if not workspace.is_local or not workspace.exists("checkpoints", dataset, name, "current"):
+    """Folder of the version in use (fetched from an object store into the cache), None if there is none."""
+    parts = ("checkpoints", dataset, name)
+    if not workspace.exists(*parts, "current"):
         return None
-    version = workspace.read_text("checkpoints", dataset, name, "current").strip()
-    folder = workspace.path("checkpoints", dataset, name, version)
+    version = workspace.read_text(*parts, "current").strip()
+    folder = _folder(workspace, *parts, version)
+    if not workspace.is_local and not (folder / "config.json").exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        names = workspace.names(*parts, version)
+        for file in sorted(names, key=lambda n: n == "config.json"):  # what marks the folder as whole comes last
+            (folder / file).write_bytes(workspace.fs().cat_file(workspace.url(*parts, version, file)))
     if not folder.is_dir():
-        raise Failure(
-            f"the current version {version} is gone", where=str(folder), todo=f"eoflow train {name} --dataset {dataset}"
-        )
+        line = f"eoflow train {name} --dataset {dataset}"
+        raise Failure(f"the current version {version} is gone", where=str(folder), todo=line)
     return folder
 
 

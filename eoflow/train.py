@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 Progress = Callable[[float, float, str], None]
 AUTO_SAMPLES = 120_000
-"""Training windows that an open `training.epochs` aims to see in all, within 3 to 15 epochs (small data overfit)."""
+"""Training windows that an open `training.epochs` aims to see in all, within 3 to 24 epochs (small data overfit)."""
 
 
 @dataclass
@@ -148,7 +148,7 @@ def _fit_by_gradient(
         raise BadInput(
             "the training period holds no sample", where=str(prepared.splits.train), todo="give a longer --train-period"
         )
-    epochs = min(15.0, max(3.0, AUTO_SAMPLES / samples))
+    epochs = min(24.0, max(3.0, AUTO_SAMPLES / samples))
     plan = fitting.Plan.of(rec.training, samples, epochs)
     with torch.no_grad():
         model.prepare(prepared.data)

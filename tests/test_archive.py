@@ -31,7 +31,12 @@ SCHEMA = FieldSchema(
 )
 STATIC = xr.Dataset({"orog": (("latitude", "longitude"), np.arange(12.0).reshape(3, 4), {"units": "m"})})
 ENTRY = DatasetEntry.model_validate(
-    {"name": "d", "title": "Test", "source": {"driver": "x"}, "schedule": {"start": "2001-01-01", "cadence": "1d", "end": "2002"}}
+    {
+        "name": "d",
+        "title": "Test",
+        "source": {"driver": "x"},
+        "schedule": {"start": "2001-01-01", "cadence": "1d", "end": "2002"},
+    }
 )
 
 
@@ -109,9 +114,14 @@ def test_front_extension_in_small_blocks(archive, monkeypatch):
         attrs = dict(tx.group["msl"].attrs)
         del tx.group["msl"]
         tx.group.create_array(
-            "msl", shape=(0, 3, 4), chunks=(2, 3, 4), dtype="f4", fill_value=np.nan, attributes=attrs,
+            "msl",
+            shape=(0, 3, 4),
+            chunks=(2, 3, 4),
+            dtype="f4",
+            fill_value=np.nan,
+            attributes=attrs,
             dimension_names=("time", "latitude", "longitude"),
-        )  # fmt: skip
+        )
     for first, count in ((50, 11), (47, 2), (30, 1), (29, 1)):
         write(archive, first, [first * 100 + i for i in range(count)])
     got = archive.open().msl.values[:, 0, 0]
@@ -131,7 +141,7 @@ def test_times_off_the_step_are_refused(archive):
 
 def test_a_transaction_that_fails_changes_nothing(archive):
     before = write(archive, 0, [1, 2])
-    with pytest.raises(RuntimeError), archive.transaction("x") as tx:
+    with pytest.raises(RuntimeError), archive.transaction("x") as tx:  # noqa: PT012
         tx.extend(day(0), day(9))
         tx.write("msl", 0, block([8, 8]))
         raise RuntimeError
@@ -240,7 +250,7 @@ def test_missing_archives_say_what_to_do(workspace, archive):
 
 def test_few_files(archive):
     write(archive, 0, list(range(365)))
-    chunks = [p for p in Path(archive.workspace.url("archives", "d", "chunks")).iterdir()]
+    chunks = list(Path(archive.workspace.url("archives", "d", "chunks")).iterdir())
     assert len(chunks) < 20
 
 
@@ -284,7 +294,7 @@ class ArchiveMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.axis)
     @rule(count=st.integers(1, 5))
     def fail(self, count):
-        with pytest.raises(ZeroDivisionError), self.archive.transaction("x") as tx:
+        with pytest.raises(ZeroDivisionError), self.archive.transaction("x") as tx:  # noqa: PT012
             tx.extend(day(self.axis[0] - count), day(self.axis[1]))
             raise ZeroDivisionError
 

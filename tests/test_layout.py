@@ -21,9 +21,12 @@ def schema(ny, nx, levels, members=None):
 
 @settings(max_examples=30, deadline=None)
 @given(
-    ny=st.integers(1, 2000), nx=st.integers(1, 2000), levels=st.integers(0, 40),
-    members=st.sampled_from([None, 1, 50]), kind=st.sampled_from(["map", "series", "training"]),
-)  # fmt: skip
+    ny=st.integers(1, 2000),
+    nx=st.integers(1, 2000),
+    levels=st.integers(0, 40),
+    members=st.sampled_from([None, 1, 50]),
+    kind=st.sampled_from(["map", "series", "training"]),
+)
 def test_chunks_are_neither_tiny_nor_huge(ny, nx, levels, members, kind):
     s = schema(ny, nx, levels, members)
     for name, chunk in layout.plan_chunks(s, kind, 1000).items():
@@ -62,6 +65,8 @@ def test_inode_budget_makes_chunks_grow():
 @pytest.mark.parametrize("members", [None, 3])
 def test_dims(members):
     s = schema(3, 4, 2, members)
-    expected = ("time", "member", "level", "latitude", "longitude") if members else ("time", "level", "latitude", "longitude")
+    expected = (
+        ("time", "member", "level", "latitude", "longitude") if members else ("time", "level", "latitude", "longitude")
+    )
     assert layout.dims(s.variables[0], s) == expected
     assert layout.dims(s.variables[1], s, time=False) == ("latitude", "longitude")

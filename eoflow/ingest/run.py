@@ -13,8 +13,8 @@ import numpy as np
 from eoflow import catalog
 from eoflow.archive import Archive
 from eoflow.catalog import DatasetEntry
-from eoflow.errors import BadInput
 from eoflow.commits import Commit
+from eoflow.errors import BadInput
 from eoflow.ingest.gaps import Gaps, of_archive
 from eoflow.ingest.report import IngestReport, Progress, no_progress
 from eoflow.times import Period, parse_time

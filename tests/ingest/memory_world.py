@@ -28,7 +28,9 @@ def truth(steps: np.ndarray | range, version: int = 0) -> dict[str, np.ndarray]:
     t = np.asarray(steps, "f8")[:, None, None]
     lat, lon = np.meshgrid(LAT, LON, indexing="ij")
     msl = 101000 + 500 * np.sin(0.1 * t) + 10 * lat + lon + 100 * version
-    z = np.stack([50000 + 300 * np.cos(0.07 * t) + 20 * lat, 14000 + 200 * np.cos(0.07 * t) + 9 * lon + 0 * lat], axis=1)
+    z = np.stack(
+        [50000 + 300 * np.cos(0.07 * t) + 20 * lat, 14000 + 200 * np.cos(0.07 * t) + 9 * lon + 0 * lat], axis=1
+    )
     return {"msl": msl.astype("f4"), "z": z.astype("f4")}
 
 
@@ -36,11 +38,21 @@ def field_set(steps: np.ndarray | range, version: int = 0) -> xr.Dataset:
     """The canonical dataset of some steps."""
     data = truth(steps, version)
     ds = xr.Dataset(
-        {"msl": (("time", "latitude", "longitude"), data["msl"], {"units": "Pa", "standard_name": "air_pressure_at_mean_sea_level"}),
-         "z": (("time", "level", "latitude", "longitude"), data["z"], {"units": "m2 s-2", "standard_name": "geopotential"}),
-         "lsm": (("latitude", "longitude"), np.eye(4, 5, dtype="f4"), {"units": "1"})},
+        {
+            "msl": (
+                ("time", "latitude", "longitude"),
+                data["msl"],
+                {"units": "Pa", "standard_name": "air_pressure_at_mean_sea_level"},
+            ),
+            "z": (
+                ("time", "level", "latitude", "longitude"),
+                data["z"],
+                {"units": "m2 s-2", "standard_name": "geopotential"},
+            ),
+            "lsm": (("latitude", "longitude"), np.eye(4, 5, dtype="f4"), {"units": "1"}),
+        },
         coords={"time": START + np.asarray(steps) * STEP, "level": LEVELS, "latitude": LAT, "longitude": LON},
-    )  # fmt: skip
+    )
     ds["level"].attrs["units"] = "hPa"
     return ds
 
@@ -116,10 +128,13 @@ def entry(workspace: Workspace, world: World) -> DatasetEntry:
     """The catalog entry `mem` of that provider, saved in the workspace."""
     e = DatasetEntry.model_validate(
         {
-            "name": "mem", "title": "In memory", "licence": "CC0-1.0", "source": {"driver": "eoflow_memory_source:Source"},
+            "name": "mem",
+            "title": "In memory",
+            "licence": "CC0-1.0",
+            "source": {"driver": "eoflow_memory_source:Source"},
             "schedule": {"start": "2000-01-01", "cadence": "6h", "delay": "6h"},
         }
-    )  # fmt: skip
+    )
     catalog.save_dataset(e, workspace)
     return e
 

@@ -27,13 +27,19 @@ def plan(index, limit, schema=SCHEMA, chunks=None):
 
 @settings(max_examples=30, deadline=None)
 @given(
-    index=st.lists(st.integers(0, 60), min_size=1, unique=True).map(sorted), limit=st.integers(100, 10**6),
-    ny=st.integers(2, 40), levels=st.integers(1, 7), members=st.sampled_from([None, 3]),
-)  # fmt: skip
+    index=st.lists(st.integers(0, 60), min_size=1, unique=True).map(sorted),
+    limit=st.integers(100, 10**6),
+    ny=st.integers(2, 40),
+    levels=st.integers(1, 7),
+    members=st.sampled_from([None, 3]),
+)
 def test_every_value_once_and_no_chunk_twice(index, limit, ny, levels, members):
     """The condition for writing blocks from any thread or worker without locks."""
     grid = LatLonGrid(latitude=tuple(range(ny)), longitude=(0.0, 1.0, 2.0))
-    spec = (VariableSpec(name="a", units="1", levels=tuple(map(float, range(levels)))), VariableSpec(name="b", units="1"))
+    spec = (
+        VariableSpec(name="a", units="1", levels=tuple(map(float, range(levels)))),
+        VariableSpec(name="b", units="1"),
+    )
     schema = FieldSchema(variables=spec, grid=grid, step="6h", members=tuple(range(members)) if members else None)
     m = [1] if members else []
     chunks = {"a": (2, *m, 2, ny, 3), "b": (8, *m, ny, 3)}
@@ -86,10 +92,13 @@ def test_digest_sees_every_change():
         ds["msl"].values[0, 3, 3] = np.array([0x7FC00123], "u4").view("f4")[0]
 
     edits = [
-        lambda ds: ds["msl"].values.__setitem__((0, 0, 0), 1.0), lambda ds: ds["msl"].values.__setitem__((0, 0, 1), 1.0),
-        lambda ds: ds["z"].values.__setitem__((0, 0, 0, 1), 1.0), lambda ds: ds["z"].values.__setitem__((0, 1, 0, 1), 1.0),
-        swap, lambda ds: ds["msl"].values.__imul__(-1),
-    ]  # fmt: skip
+        lambda ds: ds["msl"].values.__setitem__((0, 0, 0), 1.0),
+        lambda ds: ds["msl"].values.__setitem__((0, 0, 1), 1.0),
+        lambda ds: ds["z"].values.__setitem__((0, 0, 0, 1), 1.0),
+        lambda ds: ds["z"].values.__setitem__((0, 1, 0, 1), 1.0),
+        swap,
+        lambda ds: ds["msl"].values.__imul__(-1),
+    ]
     found = [digest(), *(digest(e) for e in edits)]
     assert len(set(found)) == len(found)
     assert digest(other_nan) == found[0]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -65,7 +65,9 @@ def test_files_that_overlap_must_agree(workspace, write_nc):
 def test_corrected_files(workspace, write_nc):
     eoflow.ingest("mine", [write_nc("a.nc", range(20))], workspace=workspace)
     before, corrected = contents(workspace), write_nc("b.nc", range(10, 30), version=1)
-    refuse(lambda: eoflow.ingest("mine", [corrected], workspace=workspace), "other values", "--rewrite", "2000-01-03T12:00")
+    refuse(
+        lambda: eoflow.ingest("mine", [corrected], workspace=workspace), "other values", "--rewrite", "2000-01-03T12:00"
+    )
     assert contents(workspace) == before
     r = eoflow.ingest("mine", [corrected], workspace=workspace, rewrite=True)
     assert (r.new, r.rewritten, r.skipped) == (10, 10, 0)
@@ -88,18 +90,30 @@ def _hpa(ds):
 BAD = {
     "shuffled": (lambda ds: ds.isel(time=[0, 2, 1, 3]), ("not in order", "bad.nc")),
     "duplicated": (lambda ds: ds.isel(time=[0, 1, 1, 2]), ("more than once", "2000-01-06T06:00")),
-    "off schedule": (lambda ds: ds.assign_coords(time=ds.time + np.timedelta64(1, "h")), ("schedule", "2000-01-06T01:00")),
+    "off schedule": (
+        lambda ds: ds.assign_coords(time=ds.time + np.timedelta64(1, "h")),
+        ("schedule", "2000-01-06T01:00"),
+    ),
     "other grid": (lambda ds: ds.isel(longitude=slice(0, 4)), ("grid", "4 x 5", "4 x 4")),
     "shifted grid": (lambda ds: ds.assign_coords(longitude=ds.longitude + 2.5), ("grid", "lon 0..40", "lon 2.5..42.5")),
     "missing variable": (lambda ds: ds.drop_vars("msl"), ("msl",)),
     "other levels": (lambda ds: ds.sel(level=[500.0]), ("z", "850")),
-    "all NaN": (_edit_values(lambda ds: ds["z"].values.__setitem__((2, 1), np.nan)), ("all values are NaN", "z850", "2000-01-06T12:00")),
-    "some NaN": (_edit_values(lambda ds: ds["msl"].values.__setitem__((3, 1, 1), np.nan)), ("NaN", "variable msl", "2000-01-06T18:00")),
-    "infinite": (_edit_values(lambda ds: ds["msl"].values.__setitem__((3, 1, 1), np.inf)), ("infinite", "variable msl")),
+    "all NaN": (
+        _edit_values(lambda ds: ds["z"].values.__setitem__((2, 1), np.nan)),
+        ("all values are NaN", "z850", "2000-01-06T12:00"),
+    ),
+    "some NaN": (
+        _edit_values(lambda ds: ds["msl"].values.__setitem__((3, 1, 1), np.nan)),
+        ("NaN", "variable msl", "2000-01-06T18:00"),
+    ),
+    "infinite": (
+        _edit_values(lambda ds: ds["msl"].values.__setitem__((3, 1, 1), np.inf)),
+        ("infinite", "variable msl"),
+    ),
     "hPa called Pa": (_edit_values(_hpa), ("variable msl", "bad.nc")),
     "hPa called nothing": (lambda ds: _no_units(ds), ("msl", "units")),
     "kilometres": (lambda ds: _relabel(ds), ("msl",)),
-}  # fmt: skip
+}
 
 
 def _no_units(ds):
@@ -141,12 +155,12 @@ def test_unreadable_files_leave_no_trace(workspace, write_nc, tmp_path, damage):
     path = write_nc("x.nc", range(40))
     with open(path, "rb+") as f:
         if damage == "truncated":
-            f.truncate(os.path.getsize(path) * 2 // 3)
+            f.truncate(Path(path).stat().st_size * 2 // 3)
         elif damage in ("empty", "text"):
             f.truncate(0)
             f.write(b"<html>not found</html>" if damage == "text" else b"")
     if damage == "absent":
-        os.unlink(path)
+        Path(path).unlink()
     refuse(lambda: eoflow.ingest("mine", [path], workspace=workspace), "x.nc")
     assert contents(workspace) == {}
     assert workspace.names("archives") == []
@@ -167,7 +181,9 @@ def test_units_are_converted_when_given(workspace, write_nc):
 
 def test_flipped_latitude_and_order_of_dims_mean_nothing(workspace, write_nc):
     eoflow.ingest("mine", [write_nc("a.nc", range(10))], workspace=workspace)
-    turned = write_nc("b.nc", range(10, 20), edit=lambda ds: ds.isel(latitude=slice(None, None, -1)).transpose(..., "time"))
+    turned = write_nc(
+        "b.nc", range(10, 20), edit=lambda ds: ds.isel(latitude=slice(None, None, -1)).transpose(..., "time")
+    )
     eoflow.ingest("mine", [turned], workspace=workspace)
     values(workspace, range(20))
 
@@ -184,7 +200,9 @@ def test_fixed_nan_mask(workspace, write_nc):
     assert entry.checks.static_nan_mask
     assert eoflow.ingest("mine", [write_nc("b.nc", range(10, 14), edit=land)], workspace=workspace).new == 4
     more = write_nc("c.nc", range(14, 18), edit=lambda ds: land(ds, extra=True))
-    refuse(lambda: eoflow.ingest("mine", [more], workspace=workspace), "other places", "variable msl", "2000-01-04T18:00")
+    refuse(
+        lambda: eoflow.ingest("mine", [more], workspace=workspace), "other places", "variable msl", "2000-01-04T18:00"
+    )
 
 
 def test_a_run_that_died_is_resumed(workspace, write_nc, monkeypatch):

@@ -54,7 +54,12 @@ def test_fields():
     high = np.array([[2.0], [np.nan], [3.0], [1.0], [500.0]])
     nans = np.array([[0], [10], [0], [3], [0]])
     found = checks.fields(low, high, nans, 10, (-5.0, 400.0), 0.2)
-    assert [(t, what.split(" ")[0]) for t, _, what, _ in found] == [(1, "all"), (2, "infinite"), (3, "3"), (4, "values")]
+    assert [(t, what.split(" ")[0]) for t, _, what, _ in found] == [
+        (1, "all"),
+        (2, "infinite"),
+        (3, "3"),
+        (4, "values"),
+    ]
     assert "0.3" in found[2][3]
     assert checks.fields(low[:1], high[:1], nans[:1], 10, None, 0.0) == []
 

@@ -27,12 +27,19 @@ def ledger():
 def test_grouped_by_cause(ledger):
     g = find("d", day(range(35)), ledger)
     assert [(x.count, x.status.word, x.reason) for x in g.ranges] == [
-        (10, "never tried", ""), (2, "failed", "truncated"), (1, "failed", "404"), (1, "absent at source", "not listed"),
+        (10, "never tried", ""),
+        (2, "failed", "truncated"),
+        (1, "failed", "404"),
+        (1, "absent at source", "not listed"),
         (5, "never tried", ""),
-    ]  # fmt: skip
+    ]
     assert g.ranges[1].to_dict() == {
-        "start": "2001-01-16", "end": "2001-01-17", "count": 2, "cause": "failed", "reason": "truncated",
-    }  # fmt: skip
+        "start": "2001-01-16",
+        "end": "2001-01-17",
+        "count": 2,
+        "cause": "failed",
+        "reason": "truncated",
+    }
     assert sum(x.count for x in g.ranges) + g.count(Status.PRESENT) == g.expected == 35
     assert g.fraction == pytest.approx(16 / 35)  # of what is expected, not of what was seen
     assert "16 of 35 expected times present (45.71 %)" in g.summary()

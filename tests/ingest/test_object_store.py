@@ -22,9 +22,13 @@ def bucket(monkeypatch, tmp_path):
     server.start()
     host, port = server.get_host_and_port()
     env = {
-        "EOFLOW_S3_ENDPOINT": f"http://{host}:{port}", "EOFLOW_S3_ALLOW_HTTP": "true", "EOFLOW_CACHE": str(tmp_path / "cache"),
-        "AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_REGION": "us-east-1",
-    }  # fmt: skip
+        "EOFLOW_S3_ENDPOINT": f"http://{host}:{port}",
+        "EOFLOW_S3_ALLOW_HTTP": "true",
+        "EOFLOW_CACHE": str(tmp_path / "cache"),
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_REGION": "us-east-1",
+    }
     for k, v in env.items():
         monkeypatch.setenv(k, v)
     settings.cache_clear()

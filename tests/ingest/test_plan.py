@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -65,7 +67,7 @@ def test_batches_cover_everything_once(index, steps, per, step_mib):
     for cut in cuts:
         assert np.unique(giver[cut]).size <= plan.BATCH_ASSETS
         assert (index[cut[-1]] - index[cut[0]] + 1) * step_bytes <= max(plan.BATCH_BYTES, steps * step_bytes)
-    for a, b in zip(cuts, cuts[1:], strict=False):  # no chunk of times in two batches
+    for a, b in itertools.pairwise(cuts):  # no chunk of times in two batches
         assert index[a[-1]] // steps != index[b[0]] // steps
 
 

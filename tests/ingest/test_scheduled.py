@@ -55,8 +55,10 @@ def test_faults_are_recorded_and_the_rest_goes_on(workspace, entry, world):
     assert ledger.asset[8] == "a8"
     g = gaps("mem", workspace, now=when(23))
     assert [(x.count, x.status) for x in g.ranges] == [
-        (4, Status.ABSENT_AT_SOURCE), (4, Status.FAILED), (4, Status.ABSENT_AT_SOURCE),
-    ]  # fmt: skip
+        (4, Status.ABSENT_AT_SOURCE),
+        (4, Status.FAILED),
+        (4, Status.ABSENT_AT_SOURCE),
+    ]
     assert g.fraction == pytest.approx(12 / 24)
     world.missing, world.corrupt, world.unlisted = set(), set(), {"a12"}
     r = backfill("mem", workspace=workspace, now=when(23))
@@ -162,7 +164,7 @@ def test_a_failed_correction_keeps_the_old_values(workspace, entry, world):
 
 def test_period_first_then_what_is_before_it(workspace, entry, world):
     ingest("mem", workspace=workspace, now=when(39), period="2000-01-05/2000-01-06")
-    archive, ds = stored(workspace)
+    _archive, ds = stored(workspace)
     assert ds.sizes["time"] == 8
     r = ingest("mem", workspace=workspace, now=when(39), start="2000-01-02", end="2000-01-03")
     assert r.new == 8
