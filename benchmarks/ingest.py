@@ -31,7 +31,7 @@ STEP = np.timedelta64(6 * 3600, "s")
 
 
 def make_source(path: Path, gigabytes: float) -> int:
-    """z (time, level, latitude, longitude) and t2m (time, latitude, longitude), about `gigabytes`; returns the bytes."""
+    """z (time, level, latitude, longitude) and t2m (time, latitude, longitude), about `gigabytes`; returns bytes."""
     import xarray as xr
     import zarr
 
@@ -184,13 +184,14 @@ def main() -> None:
     print(f"ingest of {out['gigabytes']:.2f} GB of float32 fields ({LEVELS + 1} x {ROWS} x {COLUMNS} a step)")
     for name, r in out["runs"].items():
         rate = out["gigabytes"] * 1000 / r["seconds"]
-        print(f"  {name:10s} {r['seconds']:7.1f} s  {rate:5.0f} MB/s  peak {r['peak_mb']:5.0f} MB (+{r['added_mb']:.0f})  "
-              f"{r['files']} files, {r['stored_mb']:.0f} MB stored")  # fmt: skip
+        print(f"  {name:10s} {r['seconds']:7.1f} s  {rate:5.0f} MB/s  peak {r['peak_mb']:5.0f} MB "
+              f"(+{r['added_mb']:.0f})  {r['files']} files, {r['stored_mb']:.0f} MB stored")  # fmt: skip
     print(
         f"  ratio to xarray.to_zarr: {out['ratio']:.2f} x (goal {out['goal']:g} x, peak below {out['peak_goal_mb']} MB)"
     )
     print(
-        f"  limits: writing as many raw bytes with fsync {out['disk_write_seconds']:.1f} s, reading the source {out['read_seconds']:.1f} s"
+        f"  limits: writing as many raw bytes with fsync {out['disk_write_seconds']:.1f} s, "
+        f"reading the source {out['read_seconds']:.1f} s"
     )
 
 

@@ -1,4 +1,4 @@
-"""A 40-step forecast with everything (read, normalise, calibrate, decode, write, commit, publish) against the bare network.
+"""A whole 40-step forecast (read, normalise, calibrate, decode, write, commit, publish) against the bare network.
 
     python -m benchmarks.rollout [--quick] [--repeat 3] [--json]
 
@@ -68,10 +68,9 @@ def run(quick: bool = False, repeat: int = 3) -> dict[str, Any]:
             with torch.inference_mode():
                 rollout(checkpoint.model, frames, clock, checkpoint.static, STEPS)
             middle = time.perf_counter()
-            with tempfile.TemporaryDirectory() as _:
-                eoflow.forecast(
-                    "10d", dataset=archive.name, model="puyun", init=span, every="6h", seed=i, members=1, workspace=ws
-                )
+            eoflow.forecast(
+                "10d", dataset=archive.name, model="puyun", init=span, every="6h", seed=i, members=1, workspace=ws
+            )
             end = time.perf_counter()
             _forget(ws)
             if i:  # the first round warms up
@@ -79,9 +78,10 @@ def run(quick: bool = False, repeat: int = 3) -> dict[str, Any]:
                 ours.append(end - middle)
     rate = gemm_gflops()
     return {
-        "benchmark": "rollout", "inits": inits, "steps": STEPS, "parameters": sum(p.numel() for p in checkpoint.model.parameters()),
-        "seconds": median(ours), "bare_seconds": median(bare), "ratio": median(bare) / median(ours), "goal": 0.9, "peak_mb": peak_mb(),
-        "gemm_gflops": rate, "gemm_limit_seconds": flops / rate / 1e9,
+        "benchmark": "rollout", "inits": inits, "steps": STEPS,
+        "parameters": sum(p.numel() for p in checkpoint.model.parameters()),
+        "seconds": median(ours), "bare_seconds": median(bare), "ratio": median(bare) / median(ours), "goal": 0.9,
+        "peak_mb": peak_mb(), "gemm_gflops": rate, "gemm_limit_seconds": flops / rate / 1e9,
     }  # fmt: skip
 
 
@@ -107,7 +107,8 @@ def main() -> None:
     print(f"  bare network     {out['bare_seconds']:6.2f} s")
     print(f"  share of the bare network's speed: {out['ratio']:.0%} (goal {out['goal']:.0%})")
     print(
-        f"  limit: GEMM {out['gemm_gflops']:.0f} GFLOP/s would need {out['gemm_limit_seconds']:.2f} s for the same multiply-adds"
+        f"  limit: GEMM {out['gemm_gflops']:.0f} GFLOP/s would need {out['gemm_limit_seconds']:.2f} s "
+        "for the same multiply-adds"
     )
 
 

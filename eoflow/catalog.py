@@ -173,7 +173,9 @@ class Recipe(_Model):
 
     name: str
     title: str
-    model: str | None = Field(default=None, description="name of what it trains (`--model`); the recipe's own if left out")
+    model: str | None = Field(
+        default=None, description="name of what it trains (`--model`); the recipe's own if left out"
+    )
     task: str = "forecast"
     network: NetworkRef
     frames: int | None = Field(default=None, ge=1, description="input frames; the network's own choice if left out")

@@ -77,7 +77,7 @@ class Checkpoint:
         for key, value in sorted(self.tensors().items()):
             digest.update(key.encode())
             digest.update((value.float() if value.is_floating_point() else value).numpy().tobytes())
-        for text in (self.recipe.model_dump_json(), self.schema.hash, self.normalizer.hash):
+        for text in (self.recipe.model_dump_json(exclude_defaults=True), self.schema.hash, self.normalizer.hash):
             digest.update(text.encode())
         return digest.hexdigest()[:16]
 
@@ -111,6 +111,7 @@ class Checkpoint:
         try:
             if half:
                 self.model.half().float()  # what is saved is what is used: round first, then hash
+                self.static = self.static.half().float()
                 if self.calibration is not None:
                     self.calibration.half().float()
             tensors = self.tensors()
@@ -186,8 +187,8 @@ def build(recipe: Recipe, signature: Signature) -> ForecastModel:
         model: ForecastModel = network(signature, **recipe.network.options)
     except (TypeError, ValueError) as e:
         raise BadInput(
-            f"the network {recipe.network.name} does not accept these options", where=f"recipe {recipe.name}, network.options",
-            todo=str(e),
+            f"the network {recipe.network.name} does not accept these options",
+            where=f"recipe {recipe.name}, network.options", todo=str(e),
         ) from None  # fmt: skip
     return model
 

@@ -90,8 +90,8 @@ def train(
     ws = workspace()
     with progress_bar(f"train {recipe}") as progress:
         report = run(
-            recipe, dataset or only_dataset(ws), train_period=train_period, overrides=set_ or [], resume=resume, workspace=ws,
-            progress=progress, command=_said(),
+            recipe, dataset or only_dataset(ws), train_period=train_period, overrides=set_ or [], resume=resume,
+            workspace=ws, progress=progress, command=_said(),
         )  # fmt: skip
 
     def show(c: Any) -> None:

@@ -27,8 +27,8 @@ def datasets_list() -> None:
     ws = workspace()
     entries = [catalog.dataset(n, ws) for n in catalog.names("datasets", ws)]
     ingested = set(ws.names("archives"))
-    rows = [{"name": e.name, "title": e.title, "driver": e.source.driver, "cadence": e.schedule.cadence, "licence": e.licence,
-             "ingested": e.name in ingested} for e in entries]  # fmt: skip
+    rows = [{"name": e.name, "title": e.title, "driver": e.source.driver, "cadence": e.schedule.cadence,
+             "licence": e.licence, "ingested": e.name in ingested} for e in entries]  # fmt: skip
     emit(rows, lambda c: c.print(tables.datasets_table(rows)))
 
 
@@ -96,8 +96,8 @@ def ingest(
     ws = workspace()
     with progress_bar("ingest") as progress:
         report = run(
-            name or what[0], what if name else (), period=period, start=start, end=end, cadence=cadence, rewrite=rewrite,
-            now=now, workspace=ws, progress=progress,
+            name or what[0], what if name else (), period=period, start=start, end=end, cadence=cadence,
+            rewrite=rewrite, now=now, workspace=ws, progress=progress,
         )  # fmt: skip
     emit(report.to_dict(), lambda c: c.print("\n".join(report.lines()), markup=False))
 

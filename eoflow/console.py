@@ -70,8 +70,8 @@ def progress_bar(title: str) -> Iterator[Progress]:
 
     quiet = OPTIONS.quiet or OPTIONS.json
     columns = (
-        TextColumn("{task.description}"), BarColumn(24), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn(),
-        TextColumn("[dim]{task.fields[note]}"),
+        TextColumn("{task.description}"), BarColumn(24), MofNCompleteColumn(), TimeElapsedColumn(),
+        TimeRemainingColumn(), TextColumn("[dim]{task.fields[note]}"),
     )  # fmt: skip
     with Progress(*columns, console=Console(stderr=True), transient=True, disable=quiet, redirect_stdout=False) as bar:
         task, size = None, -1.0

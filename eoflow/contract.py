@@ -93,7 +93,7 @@ def signature_for(rows: int, columns: int, sphere: bool, frames: int, channels: 
 
 
 def check_model(what: str, workspace: Workspace | None = None) -> list[Result]:
-    """Check a recipe, a registered model or `pkg.module:Class` on three grids. Raises BadInput if it cannot be found."""
+    """Check a recipe, a registered model or `pkg.module:Class` on three grids. Raises BadInput if it is not found."""
     options: dict[str, Any] = {}
     frames = None
     if ":" not in what and what in catalog.names("models", workspace):

@@ -28,7 +28,7 @@ Say = Callable[..., Any]
 def demo(workspace: Workspace | str | None = None, *, say: Say | None = None) -> dict[str, Any]:
     """Run the demo and return what it found: coverage, scores, pictures, where everything lies.
 
-    A former demo in the same workspace is replaced (its cache is kept). Raises Failure if the workspace is not a folder.
+    A former demo in the same workspace is replaced (its cache is kept). Raises Failure if the workspace is no folder.
     """
     import eoflow
     from eoflow.archive import Archive
@@ -83,7 +83,8 @@ def demo(workspace: Workspace | str | None = None, *, say: Say | None = None) ->
     chapter("8. Yours to open")
     tell(latest.open_lines)
     tell(
-        f"\nThe cube of all runs: eoflow.open('forecast', workspace='{ws.root}');  notebook: notebooks/forecasts.ipynb\n"
+        f"\nThe cube of all runs: eoflow.open('forecast', workspace='{ws.root}');  "
+        "notebook: notebooks/forecasts.ipynb\n"
         f"One page of all of it: eoflow report --workspace {ws.root}"
     )
     seconds = time.monotonic() - started

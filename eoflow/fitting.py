@@ -255,8 +255,9 @@ def fit(
         trainer = L.Trainer(
             max_epochs=plan.segments, accelerator="auto", devices="auto" if torch.cuda.is_available() else 1,
             gradient_clip_val=training.gradient_clip, reload_dataloaders_every_n_epochs=1, logger=False,
-            enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False, use_distributed_sampler=False,
-            callbacks=[save, *([_Progress(progress)] if progress else [])], default_root_dir=str(state),
+            enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+            use_distributed_sampler=False, default_root_dir=str(state),
+            callbacks=[save, *([_Progress(progress)] if progress else [])],
         )  # fmt: skip
         segments = _Segments(data, model.signature.frames, plan)
         trainer.fit(fitting, datamodule=segments, ckpt_path=str(saved) if saved.exists() else None, weights_only=True)

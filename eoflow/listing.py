@@ -26,7 +26,8 @@ def model_rows(ws: Workspace) -> list[dict[str, Any]]:
     for name in catalog.names("models", ws):
         recipe = catalog.recipe(name, ws)
         named.add(recipe.network.name)
-        rows.append({"name": name, "task": recipe.task, "network": recipe.network.name, "title": recipe.title, "trained_on": trained.get(recipe.trained_name, [])})  # fmt: skip
+        rows.append({"name": name, "task": recipe.task, "network": recipe.network.name, "title": recipe.title,
+                     "trained_on": trained.get(recipe.trained_name, [])})  # fmt: skip
     for name in registry.names("models"):
         if name not in named:
             rows.append(
@@ -129,10 +130,11 @@ def check_dataset(ws: Workspace, what: str) -> dict[str, Any]:
         source = create(entry, SourceContext(ws.cache, now))
         assets = source.plan(None)
         ds = source.open(assets[0])
-        schema = FieldSchema.of(ds, entry.schedule.cadence)
+        schedule = entry.schedule
+        schema = FieldSchema.of(ds, schedule.cadence)
         report: dict[str, Any] = {
             "driver": entry.source.driver,
-            "times": f"{sum(len(a.times) for a in assets)}, {entry.schedule.start}/{entry.schedule.end} every {entry.schedule.cadence}",
+            "times": f"{sum(len(a.times) for a in assets)}, {schedule.start}/{schedule.end} every {schedule.cadence}",
             "grid": schema.grid.describe(),
         }
         for v in schema.variables:

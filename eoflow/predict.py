@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 Progress = Callable[[float, float, str], None]
 DEFAULT_MODEL = "puyun"
 PERTURBATION = 0.1
-"""Initial perturbation of a member: this fraction of the difference of two random earlier states (Magnusson et al. 2009)."""
+"""Perturbation of a member: this fraction of the difference of two random earlier states (Magnusson et al. 2009)."""
 _MAX_BATCH = 16
 
 
@@ -100,7 +100,8 @@ def forecast(
             "recipe": chosen.recipe.name, "archive_snapshot": archive.snapshot, "init_time": iso(t), "lead": lead,
             "members": members, "seed": seed, "code_version": eoflow.__version__, "created": created,
             "initial_frames": frames.digest(t),
-            "command": command or f"eoflow forecast --lead {lead} --dataset {name} --model {chosen.name} --init {iso(t)}",
+            "command": command
+            or f"eoflow forecast --lead {lead} --dataset {name} --model {chosen.name} --init {iso(t)}",
         }  # fmt: skip
         todo.append(Run(t, key, chosen.hash, archive.snapshot, created, json.dumps(record)))
     _run_all(cube, chosen, frames, todo, step, steps, members, seed, progress)
@@ -113,9 +114,9 @@ def forecast(
         else cube.opening_lines()
     )
     return ForecastReport(
-        dataset=name, model=chosen.name, lead=format_duration(step * steps), inits=[iso(t) for t in inits], new=len(todo),
-        unchanged=len(inits) - len(todo), members=members, checkpoint=chosen.hash, seconds=time.monotonic() - started,
-        latest=latest, open_lines=lines, skill=chosen.scores,
+        dataset=name, model=chosen.name, lead=format_duration(step * steps), inits=[iso(t) for t in inits],
+        new=len(todo), unchanged=len(inits) - len(todo), members=members, checkpoint=chosen.hash,
+        seconds=time.monotonic() - started, latest=latest, open_lines=lines, skill=chosen.scores,
     )  # fmt: skip
 
 
@@ -138,7 +139,8 @@ def only_dataset(ws: Workspace) -> str:
     if len(names) != 1:
         raise BadInput(
             "the workspace holds no dataset yet" if not names else "the workspace holds several datasets",
-            where=ws.root, todo="eoflow ingest FILE.nc --as NAME" if not names else f"say --dataset {' or '.join(names)}",
+            where=ws.root,
+            todo="eoflow ingest FILE.nc --as NAME" if not names else f"say --dataset {' or '.join(names)}",
         )  # fmt: skip
     return names[0]
 
@@ -201,8 +203,9 @@ def initial_times(archive: Archive, frames: int, init: str, every: str | None) -
         wanted = list(inside[(inside - inside[0]) % stride == np.timedelta64(0, "ns")]) if len(inside) else []
         good = [t for t in wanted if not whole(t)]
         if not good:
+            held = f"{iso(archive.times[0])}/{iso(archive.times[-1])}"
             raise BadInput(f"no initial time of {init} has its {frames} frames in the archive",
-                           todo=f"eoflow gaps {archive.name}; the archive holds {iso(archive.times[0])}/{iso(archive.times[-1])}")  # fmt: skip
+                           todo=f"eoflow gaps {archive.name}; the archive holds {held}")  # fmt: skip
         return good
     if init == "latest":
         for t in archive.times[::-1]:
@@ -215,7 +218,8 @@ def initial_times(archive: Archive, frames: int, init: str, every: str | None) -
         raise BadInput(
             f"the initial time {iso(t)} needs {frames} frames, and {', '.join(iso(m) for m in sorted(missing))} "
             + ("is" if len(missing) == 1 else "are") + " not in the archive",
-            where=f"dataset {archive.name}, {iso(archive.times[0])}/{iso(archive.times[-1])} step {archive.schema.step}",
+            where=f"dataset {archive.name}, {iso(archive.times[0])}/{iso(archive.times[-1])} "
+            f"step {archive.schema.step}",
             todo=f"eoflow gaps {archive.name}; eoflow backfill {archive.name}; or another --init",
         )  # fmt: skip
     return [t]

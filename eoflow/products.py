@@ -7,8 +7,8 @@
 
 Dims (init_time, lead_time, [member,] [level,] latitude, longitude). A run is published after its commit: it is written
 beside, renamed, and only then does `latest.zarr` (a link, replaced atomically) point to it. A reader that has the old
-run open keeps it. A crash before the commit leaves the cube as it was; one after it leaves `latest.zarr` at the old run,
-and the next forecast publishes what is missing.
+run open keeps it. A crash before the commit leaves the cube as it was; one after it leaves `latest.zarr` at the old
+run, and the next forecast publishes what is missing.
 """
 
 from __future__ import annotations
@@ -231,15 +231,12 @@ class CubeWriter:
         _put(g, "latitude", grid.latitude, standard_name="latitude", units="degrees_north", axis="Y")
         _put(g, "longitude", grid.longitude, standard_name="longitude", units="degrees_east", axis="X")
         if self.members > 1:
-            _put(
-                g,
-                "member",
-                np.arange(self.members),
-                standard_name="realization",
-                long_name="ensemble member, 0 is the control",
-            )
-        _put(g, "init_time", np.zeros(0, "int64"), chunk=4096, standard_name="forecast_reference_time", units=_EPOCH, calendar="proleptic_gregorian", axis="T")  # fmt: skip
-        _put(g, "lead_time", np.zeros(0, "int64"), chunk=4096, standard_name="forecast_period", units="seconds", dtype="timedelta64[ns]")  # fmt: skip
+            _put(g, "member", np.arange(self.members), standard_name="realization",
+                 long_name="ensemble member, 0 is the control")  # fmt: skip
+        _put(g, "init_time", np.zeros(0, "int64"), chunk=4096, standard_name="forecast_reference_time", units=_EPOCH,
+             calendar="proleptic_gregorian", axis="T")  # fmt: skip
+        _put(g, "lead_time", np.zeros(0, "int64"), chunk=4096, standard_name="forecast_period", units="seconds",
+             dtype="timedelta64[ns]")  # fmt: skip
         for name in _PER_INIT:
             g.create_array(name, shape=(0,), chunks=(64,), dtype=str, dimension_names=("init_time",), overwrite=True)
         g.create_array(

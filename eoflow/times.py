@@ -122,7 +122,9 @@ class Cadence:
         step, span = self.delta, parse_duration(lead)
         if span <= np.timedelta64(0, "ns") or span % step != np.timedelta64(0, "ns"):
             near = format_duration(max(step, span - span % step))
-            raise BadInput(f"a lead of {lead} is no positive multiple of the step of {self.text}", todo=f"use for example {near}")
+            raise BadInput(
+                f"a lead of {lead} is no positive multiple of the step of {self.text}", todo=f"use for example {near}"
+            )
         return int(span // step)
 
     def axis(self, start: np.datetime64, end: np.datetime64) -> np.ndarray[Any, np.dtype[np.datetime64]]:

@@ -66,8 +66,9 @@ def train(
 ) -> TrainReport:  # fmt: skip
     """Train a recipe on an ingested dataset and make the result its current checkpoint.
 
-    train_period: `START/END`, holds training and validation; nothing outside it is touched. overrides: `key=value` on the recipe.
-    like: the periods of another checkpoint instead. resume: an interrupted run is continued anyway; with True its absence is an error.
+    train_period: `START/END`, holds training and validation; nothing outside it is touched. overrides: `key=value` on
+    the recipe. like: the periods of another checkpoint instead. resume: an interrupted run is continued anyway; with
+    True its absence is an error.
     Raises BadInput for an unknown recipe, dataset, key or a period too short; Failure for a diverging loss.
     """
     from eoflow.prepare.run import prepare
@@ -90,8 +91,8 @@ def train(
     key = hashlib.sha256(f"{rec.model_dump_json()}|{prepared.key}|{eoflow.__version__}".encode()).hexdigest()[:16]
     done = _finished(ws, dataset, rec.trained_name, key)
     if done is not None:
-        return TrainReport(rec.name, rec.trained_name, dataset, str(done.location), done.hash, parameters(done.model), 0,
-                           time.monotonic() - started, True, done.scores)  # fmt: skip
+        return TrainReport(rec.name, rec.trained_name, dataset, str(done.location), done.hash, parameters(done.model),
+                           0, time.monotonic() - started, True, done.scores)  # fmt: skip
     with ws.lock(f"train-{dataset}-{rec.trained_name}"):
         state = ws.cache / "training" / f"{dataset}-{rec.trained_name}-{key}"
         if resume and not (state / "last.ckpt").exists():
@@ -108,8 +109,10 @@ def train(
             splits={k: str(p) for k, p in prepared.splits.to_periods().items()},
             provenance={
                 "training_key": key, "dataset": dataset, "archive_snapshot": archive.snapshot, "prepared": prepared.key,
-                "eoflow": eoflow.__version__, "torch": torch.__version__, "command": command or f"eoflow train {rec.name} --dataset {dataset}",
-                "created": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"), "seed": rec.training.seed, "steps": steps,
+                "eoflow": eoflow.__version__, "torch": torch.__version__,
+                "command": command or f"eoflow train {rec.name} --dataset {dataset}",
+                "created": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"), "seed": rec.training.seed,
+                "steps": steps,
             },
         )  # fmt: skip
         result.scores = validation.scores(result, prepared, dataset)

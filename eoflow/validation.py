@@ -31,18 +31,12 @@ def parameters(model: torch.nn.Module) -> int:
 def _cases(
     model: ForecastModel, static: Tensor, prepared: Prepared, steps: int, most: int
 ) -> Iterator[tuple[Tensor, ...]]:
-    """(raw, truth (B, steps, C, H, W), clock (B, steps, 2), last frame) of forecasts over the validation period, in order."""
+    """(raw, truth (B, steps, C, H, W), clock (B, steps, 2), last frame) of validation forecasts, in order of time."""
     frames = model.signature.frames
     count = prepared.validset.windows(frames + steps)
     chosen = np.unique(np.linspace(0, count - 1, min(most, count)).round().astype(int)) if count else np.empty(0, int)
-    size = max(
-        1,
-        min(
-            16,
-            (256 << 20)
-            // (4 * steps * int(np.prod([model.signature.channels, model.signature.height, model.signature.width]))),
-        ),
-    )
+    s = model.signature
+    size = max(1, min(16, _BATCH_BYTES // (4 * steps * s.channels * s.height * s.width)))
     with torch.inference_mode():
         for at in range(0, len(chosen), size):
             states, clock = prepared.validset.batch(chosen[at : at + size], frames + steps)
@@ -51,6 +45,10 @@ def _cases(
 
 
 def calibrate(model: ForecastModel, static: Tensor, rec: Recipe, schema: Any, prepared: Prepared) -> Any:
+    """The calibration fitted on the validation period, ready for use; up to the recipe's `max_lead`.
+
+    Leads are halved until the period holds twenty forecasts. Raises BadInput where it holds not a single one.
+    """
     steps = Cadence(schema.step).steps(rec.calibration.max_lead)
     frames = model.signature.frames
     while steps > 1 and prepared.validset.windows(frames + steps) < 2 * _GROUPS:
@@ -125,18 +123,20 @@ def write_card(result: Checkpoint, dataset: str) -> str:
     """card.md: what the checkpoint is, how it was made, how it scores, what it is not good for."""
     rows = {(r["variable"], r["lead_hours"], r["model"]): r for r in result.scores}
     leads = sorted({r["lead_hours"] for r in result.scores})
+    made = result.provenance
+    n = result.scores[0]["n"] if result.scores else 0
     lines = [
         f"# {result.recipe.title}",
         "",
         f"`{result.name}` trained on `{dataset}` ({result.schema.grid.describe()}, step {result.schema.step}).",
         "",
-        f"- made by: `{result.provenance['command']}` with eoflow {result.provenance['eoflow']}, seed {result.provenance['seed']}",
+        f"- made by: `{made['command']}` with eoflow {made['eoflow']}, seed {made['seed']}",
         f"- periods: {', '.join(f'{k} {v}' for k, v in result.splits.items())}",
         f"- parameters: {parameters(result.model):,}; hash of content: `config.json`",
         "- damped toward climatology with lead: "
         + ("yes; see activity in the scorecard" if result.calibration is not None else "no"),
         "",
-        f"## RMSE on the validation period (n = {result.scores[0]['n'] if result.scores else 0} initial times, area-weighted, own grid)",
+        f"## RMSE on the validation period (n = {n} initial times, area-weighted, own grid)",
         "",
         "| field | lead | " + result.name + " (95 %) | persistence | climatology |",
         "|---|---|---|---|---|",
@@ -145,11 +145,8 @@ def write_card(result: Checkpoint, dataset: str) -> str:
         for lead in leads:
             mine = rows[(channel.label, lead, result.name)]
             others = [f"{rows[(channel.label, lead, m)]['value']:.4g}" for m in ("persistence", "climatology")]
-            lines.append(
-                f"| {channel.label} | {lead / 24:g} d | {mine['value']:.4g} ({mine['low']:.4g} to {mine['high']:.4g}) | "
-                + " | ".join(others)
-                + " |"
-            )
+            value = f"{mine['value']:.4g} ({mine['low']:.4g} to {mine['high']:.4g})"
+            lines.append(f"| {channel.label} | {lead / 24:g} d | {value} | " + " | ".join(others) + " |")
     lines += [
         "",
         "Not for: another grid, step or set of variables (refused); leads at which the scorecard shows no skill.",

@@ -132,9 +132,10 @@ def test_bad_input_is_refused_and_changes_nothing(trained, arguments, message):
 def test_an_init_in_a_gap_names_what_is_missing(tmp_path, workspace):
     small_world(40).isel(time=[i for i in range(40) if i not in (20, 21)]).to_netcdf(tmp_path / "gap.nc")
     eoflow.ingest("gap", [str(tmp_path / "gap.nc")], cadence="1d", workspace=workspace)
-    with pytest.raises(BadInput, match="2001-01-21.*not in the archive"):
+    with pytest.raises(BadInput, match=r"2001-01-21.*not in the archive"):
         eoflow.forecast("2d", dataset="gap", model="persistence", init="2001-01-21", workspace=workspace)
-    report = eoflow.forecast("2d", dataset="gap", model="persistence", init="2001-01-15/2001-01-25", workspace=workspace)
+    span = "2001-01-15/2001-01-25"
+    report = eoflow.forecast("2d", dataset="gap", model="persistence", init=span, workspace=workspace)
     assert report.new == 9
 
 

@@ -69,9 +69,14 @@ def test_an_exception_commits_nothing(workspace, schema):
     cube = ForecastCube(workspace, "d", "m")
     write(cube, schema, ["2020-01-01"], 2)
     before = cube.open().load()
-    with pytest.raises(RuntimeError), cube.write(schema, [run("2020-01-02")], STEP, 2, 1) as w:
-        w.add(field(0, 0)[None])
-        raise RuntimeError
+
+    def interrupted():
+        with cube.write(schema, [run("2020-01-02")], STEP, 2, 1) as w:
+            w.add(field(0, 0)[None])
+            raise RuntimeError("interrupted")
+
+    with pytest.raises(RuntimeError, match="interrupted"):
+        interrupted()
     xr.testing.assert_identical(cube.open().load(), before)
     write(cube, schema, ["2020-01-02"], 2)
     assert cube.open().sizes["init_time"] == 2

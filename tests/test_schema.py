@@ -38,7 +38,7 @@ def test_hash_tells_what_matters_and_nothing_else():
     ):
         assert other.hash != schema().hash
         assert schema().differences(other)
-        with pytest.raises(SchemaMismatch, match="archive.*checkpoint"):
+        with pytest.raises(SchemaMismatch, match=r"archive.*checkpoint"):
             schema().require_same(other, "archive", "checkpoint", "train again")
 
 

@@ -103,7 +103,7 @@ def test_bad_datasets_and_periods(trained):
         eoflow.train("puyun", "smal", workspace=trained)
     with pytest.raises(BadInput):
         eoflow.train("puyun", "small", train_period="2001-01-01/2001-01-20", workspace=trained)
-    with pytest.raises(BadInput, match="nothing|no interrupted"):
+    with pytest.raises(BadInput, match=r"nothing|no interrupted"):
         eoflow.train("puyun", "small", overrides=["training.seed=77"], resume=True, workspace=trained)
 
 

@@ -53,7 +53,8 @@ class ForecastModel(nn.Module):
     forward(frames, clock, static) -> next state
         frames (B, F, C, H, W) float32, normalised, oldest first
         clock  (B, F + 1, 2) float32, year and day fraction of each input frame and of the target
-        static (S, H, W) float32, normalised static fields; the geometry (sin/cos of latitude and longitude) is the model's own business
+        static (S, H, W) float32, normalised static fields; the geometry (sin/cos of latitude and longitude) is the
+               model's own business
         returns (B, C, H, W) float32, normalised state one step later
 
     `options` are the recipe's `network:` keys; unknown ones raise TypeError at construction.

@@ -252,15 +252,20 @@ def tidy(values: Any) -> np.ndarray[Any, np.dtype[np.float64]]:
     return wide
 
 
-def latitude_order(values: Any, where: str) -> tuple[np.ndarray[Any, np.dtype[np.float64]], bool]:
-    """(latitudes north to south, whether they must be flipped). Raises BadInput if they are not monotonic degrees."""
-    lat = tidy(values)
-    if not np.all(np.isfinite(lat)) or np.any(np.abs(lat) > 90.01):
+def _degrees(values: Any, what: str, most: float, where: str) -> np.ndarray[Any, np.dtype[np.float64]]:
+    x = tidy(values)
+    if not np.all(np.isfinite(x)) or np.any(np.abs(x) > most):
         raise BadInput(
-            f"latitudes from {np.nanmin(lat):g} to {np.nanmax(lat):g} are not degrees",
+            f"{what} from {np.nanmin(x):g} to {np.nanmax(x):g} are not degrees",
             where=where,
             todo="correct the coordinate, or regrid the file to latitude and longitude",
         )
+    return x
+
+
+def latitude_order(values: Any, where: str) -> tuple[np.ndarray[Any, np.dtype[np.float64]], bool]:
+    """(latitudes north to south, whether they must be flipped). Raises BadInput if they are not monotonic degrees."""
+    lat = _degrees(values, "latitudes", 90.01, where)
     steps = np.diff(lat)
     if np.all(steps < 0):
         return lat, False
@@ -279,13 +284,7 @@ def longitude_order(values: Any, where: str) -> tuple[np.ndarray[Any, np.dtype[n
 
     A repeated cyclic point (0 and 360 both present) is dropped. Raises BadInput for a shuffled or duplicated axis.
     """
-    lon = tidy(values)
-    if not np.all(np.isfinite(lon)) or np.any(np.abs(lon) > 540.01):
-        raise BadInput(
-            f"longitudes from {np.nanmin(lon):g} to {np.nanmax(lon):g} are not degrees",
-            where=where,
-            todo="correct the coordinate, or regrid the file to latitude and longitude",
-        )
+    lon = _degrees(values, "longitudes", 540.01, where)
     index = np.arange(lon.size)
     if lon.size > 2 and abs(abs(lon[-1] - lon[0]) - 360.0) < 1e-6:
         index = index[:-1]

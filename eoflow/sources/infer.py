@@ -282,7 +282,9 @@ def _document(
     delay = existing.schedule.delay if existing else "0h"
     raw["schedule"] = {"start": iso(start), "cadence": step.text, "end": iso(end), "delay": delay}
     if existing is None and times.size == 1:
-        raw["notes"] = f"One time alone does not tell the cadence: {step} (say another with --cadence, before the first ingest)."
+        raw["notes"] = (
+            f"One time alone does not tell the cadence: {step} (say another with --cadence, before the first ingest)."
+        )
     for key, value in overrides.items():
         if key == "variables" and existing is not None:
             for variable, fields in value.items():

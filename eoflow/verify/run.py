@@ -34,8 +34,9 @@ def verify(
 ) -> Scorecard:  # fmt: skip
     """Score the forecasts of a dataset by lead, with intervals, and write scores.json and the figure.
 
-    models: names (a list, or with commas); by default the main one (puyun) and those that share its initial times. baselines: also run and fit
-    those of BASELINES that are missing, on the training period of the first model. period: of initial times.
+    models: names (a list, or with commas); by default the main one (puyun) and those that share its initial times.
+    baselines: also run and fit those of BASELINES that are missing, on the training period of the first model.
+    period: of initial times.
     Runs that start inside the first model's training or validation period are left out, and the header says so.
     Raises BadInput where nothing can be scored.
     """

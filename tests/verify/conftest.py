@@ -1,25 +1,12 @@
 from __future__ import annotations
 
-import importlib.util
-import sys
-from pathlib import Path
-
 import pytest
-
-
-def _load():
-    """tests/verify/worlds.py, whichever way pytest imports this folder."""
-    if "eoflow_test_worlds" not in sys.modules:
-        spec = importlib.util.spec_from_file_location("eoflow_test_worlds", Path(__file__).parent / "worlds.py")
-        module = importlib.util.module_from_spec(spec)
-        sys.modules["eoflow_test_worlds"] = module
-        spec.loader.exec_module(module)
-    return sys.modules["eoflow_test_worlds"]
+import worlds as toy_worlds
 
 
 @pytest.fixture(scope="session")
 def worlds():
-    return _load()
+    return toy_worlds
 
 
 @pytest.fixture(scope="session")

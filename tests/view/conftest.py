@@ -1,25 +1,12 @@
 from __future__ import annotations
 
-import importlib.util
-import sys
-from pathlib import Path
-
 import pytest
-
-
-def _worlds():
-    if "eoflow_test_worlds" not in sys.modules:
-        path = Path(__file__).parent.parent / "verify" / "worlds.py"
-        spec = importlib.util.spec_from_file_location("eoflow_test_worlds", path)
-        module = importlib.util.module_from_spec(spec)
-        sys.modules["eoflow_test_worlds"] = module
-        spec.loader.exec_module(module)
-    return sys.modules["eoflow_test_worlds"]
+import worlds as toy_worlds
 
 
 @pytest.fixture(scope="session")
 def worlds():
-    return _worlds()
+    return toy_worlds
 
 
 @pytest.fixture(scope="session")
