@@ -9,7 +9,7 @@ import typer
 
 from eoflow import __version__
 from eoflow.cli_archive import PeriodOption, archive, datasets
-from eoflow.console import OPTIONS, console, emit, fail, progress_bar, workspace
+from eoflow.console import OPTIONS, console, emit, fail, misused, progress_bar, workspace
 from eoflow.errors import BadInput
 
 app = typer.Typer(
@@ -99,7 +99,7 @@ def train(
         state = (
             "already trained; nothing changed" if report.reused else f"{report.steps} steps in {report.seconds:.0f} s"
         )
-        c.print(f"checkpoint {report.hash} ({report.parameters:,} parameters), {state}\n  {report.folder}")
+        c.print(f"checkpoint {report.hash} ({report.parameters:,} parameters), {state}\n  {report.folder}", markup=False)
         c.print(f"next: eoflow forecast --lead 10d --dataset {report.dataset} --model {report.model}")
 
     emit(report.to_dict(), show)
@@ -188,8 +188,9 @@ def verify(
         for table in tables.scorecard_tables(card):
             c.print(table)
         for line in card.statements(card.header["main_model"]):
-            c.print(line)
-        c.print(f"scores: {ws.url('scores', name, 'scores.json')}" + (f"\nfigure: {figure}" if figure else ""))
+            c.print(line, markup=False)
+        places = [f"scores: {ws.url('scores', name, 'scores.json')}", *([f"figure: {figure}"] if figure else [])]
+        c.print("\n".join(places), markup=False)
 
     emit([r.__dict__ for r in card.rows], show)
 
@@ -211,17 +212,21 @@ def report() -> None:
     from eoflow.view.report import write_report
 
     path = write_report(workspace())
-    emit({"report": str(path)}, lambda c: c.print(f"report: {path}"))
+    emit({"report": str(path)}, lambda c: c.print(f"report: {path}", markup=False))
 
 
 @app.command()
 def status() -> None:
     """What the workspace holds: archives, checkpoints, forecasts, scores."""
+    from textwrap import shorten
+
     from eoflow.listing import status_rows
     from eoflow.view import tables
 
-    rows = status_rows(workspace())
-    emit(rows, lambda c: c.print(tables.rows_table(rows, f"workspace {OPTIONS.workspace or ''}")))
+    ws = workspace()
+    rows = status_rows(ws)
+    short = [r | {"variables": shorten(r["variables"], 100, placeholder=" ...")} for r in rows]
+    emit(rows, lambda c: c.print(tables.rows_table(short, f"workspace {ws.root}")))
 
 
 @app.command()
@@ -290,10 +295,10 @@ def main(arguments: list[str] | None = None) -> int:
     from typer.exceptions import TyperException
 
     argv = hoist(sys.argv[1:] if arguments is None else arguments)
-    if "--version" in argv:
-        sys.stdout.write(f"eoflow {__version__}\n")
-        return 0
     OPTIONS.json, OPTIONS.debug = "--json" in argv, "--debug" in argv
+    if "--version" in argv:
+        emit({"eoflow": __version__}) if OPTIONS.json else sys.stdout.write(f"eoflow {__version__}\n")
+        return 0
     try:
         result = typer.main.get_command(app).main(argv, prog_name="eoflow", standalone_mode=False)
     except typer.Exit as e:
@@ -301,9 +306,7 @@ def main(arguments: list[str] | None = None) -> int:
     except typer.Abort:
         return fail(KeyboardInterrupt())
     except TyperException as e:
-        show = getattr(e, "show", None)  # usage errors know how to show the line that was wrong
-        show() if show else sys.stderr.write(f"error: {e}\n")
-        return e.exit_code
+        return misused(e)
     except (Exception, KeyboardInterrupt) as e:
         return fail(e)
     return result if isinstance(result, int) else 0

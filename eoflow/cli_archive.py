@@ -45,7 +45,8 @@ def datasets_show(name: Name) -> None:
 
         document["archive"] = describe_archive(ws, name)
     text = catalog.to_yaml(entry)
-    emit(document, lambda c: c.print(text + "".join(f"# {k}: {v}\n" for k, v in (document["archive"] or {}).items())))
+    text += "".join(f"# {k}: {v}\n" for k, v in (document["archive"] or {}).items())
+    emit(document, lambda c: c.print(text, markup=False, end=""))
 
 
 @datasets.command("check")
@@ -54,7 +55,7 @@ def datasets_check(name_or_file: Annotated[str, typer.Argument(help="entry name,
     from eoflow.listing import check_dataset
 
     report = check_dataset(workspace(), name_or_file)
-    emit(report, lambda c: c.print("\n".join(f"{k}: {v}" for k, v in report.items())))
+    emit(report, lambda c: c.print("\n".join(f"{k}: {v}" for k, v in report.items()), markup=False))
 
 
 @datasets.command("new")
@@ -70,7 +71,7 @@ def datasets_new(
 
     stem = Path(file.rstrip("/")).name.split(".")[0]
     entry = infer_entry(name or stem, [file], cadence=cadence)
-    emit(entry.model_dump(mode="json"), lambda c: c.print(catalog.to_yaml(entry), end=""))
+    emit(entry.model_dump(mode="json"), lambda c: c.print(catalog.to_yaml(entry), markup=False, end=""))
 
 
 # -- archive -------------------------------------------------------------------------------------------------------
@@ -88,11 +89,9 @@ def ingest(
     now: Annotated[str | None, typer.Option(help="pretend it is this time (ISO)", hidden=True)] = None,
 ) -> None:
     """Bring data into the archive, from where it stopped to now."""
-    from eoflow.errors import BadInput
     from eoflow.ingest.run import ingest as run
 
-    if name is None and len(what) != 1:
-        raise BadInput("several files need a name", todo="eoflow ingest FILE... --as NAME")
+    _require_name(what, name)
     ws = workspace()
     with progress_bar("ingest") as progress:
         report = run(
@@ -102,20 +101,33 @@ def ingest(
     emit(report.to_dict(), lambda c: c.print("\n".join(report.lines()), markup=False))
 
 
+def _require_name(what: list[str], name: str | None) -> None:
+    """Files are ingested under a name. Raises BadInput with the line to write."""
+    import re
+    from pathlib import Path
+
+    from eoflow.errors import BadInput
+
+    entry = what[0].endswith((".yaml", ".yml"))
+    if name is None and (len(what) > 1 or (not entry and ("/" in what[0] or Path(what[0]).is_file()))):
+        stem = re.sub(r"[^A-Za-z0-9]+", "-", Path(what[0]).name.split(".")[0]).strip("-").lower() or "NAME"
+        files = what[0] if len(what) == 1 else "FILE..."
+        raise BadInput("files need a name for their dataset", where=what[0], todo=f"eoflow ingest {files} --as {stem}")
+
+
 @archive.command()
 def gaps(name: Name, now: Annotated[str | None, typer.Option(hidden=True)] = None) -> None:
     """What the archive should hold by now and does not, with the cause."""
     from eoflow.ingest.run import gaps as run
 
     found = run(name, workspace=workspace(), now=now)
-    emit(
-        found.to_dict(),
-        lambda c: (
-            c.print("\n".join(found.lines()), found.table(), sep="\n")
-            if found.ranges
-            else c.print("\n".join(found.lines()))
-        ),
-    )
+
+    def show(c: Any) -> None:
+        c.print("\n".join(found.lines()), markup=False)
+        if found.ranges:
+            c.print(found.table())
+
+    emit(found.to_dict(), show)
 
 
 @archive.command()

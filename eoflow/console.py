@@ -54,7 +54,7 @@ def emit(document: Any, show: Callable[[Console], None] | None = None) -> None:
 
 @contextmanager
 def progress_bar(title: str) -> Iterator[Progress]:
-    """A rich progress bar as a `progress(done, total, text)` callback; silent with --quiet or --json.
+    """A rich progress bar as a `progress(done, total, text)` callback; silent with --quiet, --json and off a terminal.
 
     Each new phase (another total) is a new bar.
     """
@@ -68,12 +68,15 @@ def progress_bar(title: str) -> Iterator[Progress]:
         TimeRemainingColumn,
     )
 
-    quiet = OPTIONS.quiet or OPTIONS.json
+    screen = Console(stderr=True)
+    if OPTIONS.quiet or OPTIONS.json or not screen.is_terminal:
+        yield lambda done, total, text: None
+        return
     columns = (
         TextColumn("{task.description}"), BarColumn(24), MofNCompleteColumn(), TimeElapsedColumn(),
         TimeRemainingColumn(), TextColumn("[dim]{task.fields[note]}"),
     )  # fmt: skip
-    with Progress(*columns, console=Console(stderr=True), transient=True, disable=quiet, redirect_stdout=False) as bar:
+    with Progress(*columns, console=screen, transient=True, redirect_stdout=False) as bar:
         task, size = None, -1.0
 
         def report(done: float, total: float, text: str) -> None:
@@ -92,6 +95,7 @@ def fail(error: BaseException) -> int:
     from eoflow.errors import EoflowError
 
     if isinstance(error, KeyboardInterrupt):
+        _say("interrupted", 130)
         sys.stderr.write("interrupted; run the same line again to go on\n")
         return 130
     if OPTIONS.debug:
@@ -103,7 +107,21 @@ def fail(error: BaseException) -> int:
     else:
         code = 1
         text = f"unexpected {type(error).__name__}: {error}\n  to do: run again with --debug and report what it prints"
-    if OPTIONS.json:
-        sys.stdout.write(json.dumps({"error": text, "exit_code": code}) + "\n")
+    _say(text, code)
     sys.stderr.write(f"error: {text}\n")
     return code
+
+
+def misused(error: Any) -> int:
+    """Report a line that cannot be parsed (a TyperException) and return its exit code."""
+    show = getattr(error, "show", None)  # usage errors know how to show the line that was wrong
+    show() if show else sys.stderr.write(f"error: {error}\n")
+    code = int(error.exit_code)
+    _say(error.format_message(), code)
+    return code
+
+
+def _say(text: str, code: int) -> None:
+    """An error as the JSON document that --json promises."""
+    if OPTIONS.json:
+        sys.stdout.write(json.dumps({"error": text, "exit_code": code}) + "\n")

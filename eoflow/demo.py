@@ -123,7 +123,7 @@ def _pictures(ws: Workspace, truth: Any, card: Any, label: str) -> list[str]:
     names: dict[str, Any] = {"init": np.datetime64(init), "dataset": DATASET, "model": DEFAULT_MODEL}
     return [
         maps.save(maps.forecast_figure(cube, truth, label, **names), ws, "pictures", "forecast.png"),
-        maps.save(maps.skill_figure(card, variables=[label]), ws, "pictures", "skill.png"),
+        maps.save(maps.skill_figure(card, variables=[label, "u500", "v500"]), ws, "pictures", "skill.png"),
         maps.save(maps.hovmoller_figure(cube, truth, label, **names), ws, "pictures", "waves.png"),
     ]
 

@@ -116,7 +116,10 @@ def check_dataset(ws: Workspace, what: str) -> dict[str, Any]:
     now = np.datetime64("now", "ns")
     if what.endswith((".yaml", ".yml")) or what in catalog.names("datasets", ws):
         entry = catalog.dataset(what, ws)
-        create(entry, SourceContext(ws.cache, now))
+        try:
+            create(entry, SourceContext(ws.cache, now))
+        except BadInput as e:
+            raise BadInput(e.what, where=f"{what}, {e.where or 'source.driver'}", todo=e.todo) from e
         expected = entry.schedule.expected(None, now)
         span = f"{iso(expected[0])}/{iso(expected[-1])}" if len(expected) else "nothing yet"
         return {

@@ -11,7 +11,7 @@ import json
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
     from eoflow.schema import FieldSchema
 
+Times = Sequence[np.datetime64]
 Progress = Callable[[float, float, str], None]
 DEFAULT_MODEL = "puyun"
 PERTURBATION = 0.1
@@ -64,14 +65,15 @@ class ForecastReport:
 
 
 def forecast(
-    lead: str = "10d", *, dataset: str | None = None, model: str | None = None, init: str = "latest",
+    lead: str = "10d", *, dataset: str | None = None, model: str | None = None, init: str | Times = "latest",
     every: str | None = None, members: int = 1, out: str | Path | None = None, seed: int = 0,
-    workspace: Workspace | str | None = None, progress: Progress | None = None, command: str = "",
+    workspace: Workspace | str | None = None, progress: Progress | None = None, command: str = "", publish: bool = True,
 ) -> ForecastReport:  # fmt: skip
     """Forecast from one or many initial times into the forecast cube and publish the newest run.
 
-    lead: a multiple of the dataset's step. init: `latest`, a time, or `START/END` with `every`. members: 1 is the
-    control alone. out: also write the runs to this plain Zarr (refused if it exists).
+    lead: a multiple of the dataset's step. init: `latest`, a time, `START/END` with `every`, or datetime64 times.
+    members: 1 is the control alone. out: also write the runs to this plain Zarr (refused if it exists).
+    publish: False leaves `latest.zarr` as it is.
     Raises BadInput for a bad lead, initial frames that are missing, a checkpoint of another schema.
     """
     started = time.monotonic()
@@ -105,7 +107,7 @@ def forecast(
         }  # fmt: skip
         todo.append(Run(t, key, chosen.hash, archive.snapshot, created, json.dumps(record)))
     _run_all(cube, chosen, frames, todo, step, steps, members, seed, progress)
-    latest = _publish(cube, inits, todo)
+    latest = _publish(cube, inits, todo) if publish else ws.url(*cube.parts, "latest.zarr")
     if out is not None:
         cube.open().sel(init_time=inits).isel(lead_time=slice(0, steps)).to_zarr(out, mode="w-", zarr_format=3)
     lines = (
@@ -183,7 +185,7 @@ def present_times(archive: Archive) -> np.ndarray[Any, np.dtype[np.datetime64]]:
     return np.asarray(ledger.times[ledger.status == Status.PRESENT])
 
 
-def initial_times(archive: Archive, frames: int, init: str, every: str | None) -> list[np.datetime64]:
+def initial_times(archive: Archive, frames: int, init: str | Times, every: str | None) -> list[np.datetime64]:
     """The initial times asked for, each with all its frames in the archive. Raises BadInput naming what is missing."""
     step, present = Cadence(archive.schema.step).delta, set(present_times(archive).tolist())
     back = [step * k for k in range(frames)]
@@ -191,6 +193,11 @@ def initial_times(archive: Archive, frames: int, init: str, every: str | None) -
     def whole(t: np.datetime64) -> list[np.datetime64]:
         return [t - b for b in back if (t - b).astype("datetime64[ns]").item() not in present]
 
+    if not isinstance(init, str):
+        chosen = [t for t in init if not whole(t)]
+        if not chosen:
+            raise BadInput(f"none of the {len(init)} initial times has its {frames} frames in the archive")
+        return chosen
     if "/" in init:
         period = Period.parse(init)
         stride = parse_duration(every) if every else step

@@ -20,6 +20,7 @@ import tempfile
 import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -132,10 +133,11 @@ class ForecastCube:
         """
         ws, name = self.workspace, f"{stamp(init)}.zarr"
         location = ws.url(*self.parts, "runs", name)
-        run = self.open().sel(init_time=[init])
+        cube = self.open()
+        run = cube.sel(init_time=[init])
         leads = int(run["leads"].values[0])
         run = run.isel(lead_time=slice(0, leads)).drop_vars([*_PER_INIT, "leads"])
-        record = json.loads(str(self.open()["provenance"].sel(init_time=init).values))
+        record = json.loads(str(cube["provenance"].sel(init_time=init).values))
         run.attrs |= {"eoflow_provenance": json.dumps(record), "history": f"{record['created']} {record['command']}"}
         if not ws.is_local:
             for target in (location, ws.url(*self.parts, "latest.zarr")):
@@ -194,13 +196,14 @@ class CubeWriter:
     def __enter__(self) -> CubeWriter:
         import zarr
 
-        self.cube.workspace.path(*self.cube.parts) if self.cube.workspace.is_local else None
         self.lock = self.cube.workspace.lock("forecast-" + "-".join(self.cube.parts[2:]))
         self.lock.__enter__()
         try:
             self.session = self.cube._repository(create=True).writable_session("main")
             self.group = zarr.open_group(self.session.store, mode="a")
-            self.rows = self._rows()
+            self.runs_of_rows = _stretches(self._rows())
+            names = (*_PER_INIT, "leads", *(v.name for v in self.schema.variables))
+            self.arrays: dict[str, Any] = {n: self.group[n] for n in names}
         except BaseException:
             self.lock.__exit__(None, None, None)
             raise
@@ -305,8 +308,9 @@ class CubeWriter:
         for v in self.schema.variables:
             width = len(v.channels)
             part = block[..., at : at + width, :, :] if v.dim else block[..., at, :, :]
-            for i, row in enumerate(self.rows):
-                self.group[v.name][row, first:last] = part[i]  # type: ignore[index]
+            array = self.arrays[v.name]
+            for rows, runs in self.runs_of_rows:
+                array[rows, first:last] = part[runs]
             at += width
         self.next_lead = last
 
@@ -317,10 +321,10 @@ class CubeWriter:
             if kind is None:
                 if self.next_lead != self.steps:
                     raise Failure(f"{self.next_lead} of {self.steps} leads were written")
-                for row, run in zip(self.rows, self.runs):
+                for rows, runs in self.runs_of_rows:
                     for name in _PER_INIT:
-                        self.group[name][row] = getattr(run, name)  # type: ignore[index]
-                    self.group["leads"][row] = self.steps  # type: ignore[index]
+                        self.arrays[name][rows] = np.array([getattr(r, name) for r in self.runs[runs]], dtype=object)
+                    self.arrays["leads"][rows] = self.steps
                 span = " ".join(iso(r.init) for r in (self.runs[0], self.runs[-1])[: len(self.runs)])
                 self.session.commit(f"forecast {self.cube.model}: {len(self.runs)} run(s), {span}")
         except icechunk.ConflictError as e:
@@ -334,7 +338,13 @@ class CubeWriter:
 def _codec() -> Any:
     from zarr.codecs import BloscCodec
 
-    return BloscCodec(cname="zstd", clevel=3, shuffle="shuffle")
+    return BloscCodec(cname="lz4", clevel=5, shuffle="bitshuffle")
+
+
+def _stretches(rows: list[int]) -> list[tuple[slice, slice]]:
+    """Rows of the cube, in the order of the runs -> (rows, runs) slices of consecutive ones: one write each."""
+    cuts = [0, *(i for i in range(1, len(rows)) if rows[i] != rows[i - 1] + 1), len(rows)]
+    return [(slice(rows[a], rows[b - 1] + 1), slice(a, b)) for a, b in pairwise(cuts)]
 
 
 def _put(group: zarr.Group, name: str, values: Any, chunk: int | None = None, **attrs: Any) -> None:

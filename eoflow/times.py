@@ -47,7 +47,7 @@ def _bounds(text: Any) -> tuple[np.datetime64, np.datetime64]:
         text = text.isoformat()
     m = _PARTS.match(str(text).strip())
     try:
-        if not m:
+        if not m or not 1678 <= int(m[1]) <= 2261:  # what nanoseconds in 64 bits can hold
             raise ValueError
         plain = str(text).strip().rstrip("Z").replace(" ", "T")
         unit = {1: "Y", 2: "M", 3: "D"}.get(sum(g is not None for g in m.groups()), "")

@@ -51,7 +51,7 @@ class CommandLine:
         assert done.code == 2, f"exit {done.code}\n{done.out}\n{done.err}"
         assert done.out == ""
         assert done.err.startswith("error: ")
-        assert "unexpected" not in done.err
+        assert "run again with --debug" not in done.err
         for word in words:
             assert word in done.err, done.err
         if todo:

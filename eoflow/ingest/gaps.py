@@ -94,11 +94,12 @@ class Gaps:
 
     def table(self) -> Table:
         """A rich table, one row a gap."""
+        from rich.markup import escape
         from rich.table import Table
 
         table = Table("from", "to", "times", "cause", "reason", title=f"gaps of {self.dataset}")
         for g in self.ranges:
-            table.add_row(iso(g.start), iso(g.end), str(g.count), g.status.word, g.reason)
+            table.add_row(iso(g.start), iso(g.end), str(g.count), g.status.word, escape(g.reason))
         return table
 
     def to_dict(self) -> dict[str, Any]:

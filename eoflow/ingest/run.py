@@ -50,13 +50,10 @@ def _period(
 
 def _entry(name: str, workspace: Workspace) -> DatasetEntry:
     """The catalog entry; where only the archive knows the dataset, the entry that it was written with."""
-    try:
-        return catalog.dataset(name, workspace)
-    except BadInput:
-        archive = Archive(workspace, name)
-        if archive.exists():
-            return archive.entry
-        raise
+    written = name.endswith((".yaml", ".yml")) or name in catalog.names("datasets", workspace)
+    if not written and (archive := Archive(workspace, name)).exists():
+        return archive.entry
+    return catalog.dataset(name, workspace)
 
 
 def _finish(report: IngestReport, workspace: Workspace, began: float) -> IngestReport:

@@ -124,43 +124,15 @@ def _complete(
     ws: Workspace, archive: Archive, cube: ForecastCube, like: Checkpoint | None, inits: list[np.datetime64], lead: str,
     progress: Progress | None,
 ) -> None:  # fmt: skip
-    """Fit a baseline where it has no checkpoint, and run it from the initial times it lacks."""
+    """Fit a baseline where it has no checkpoint, and run it from the initial times."""
     if cube.model != "persistence" and not _fitted(ws, archive, cube.model, like, progress):
         return
-    keys = cube.run_keys()
-    steps = Cadence(archive.schema.step).steps(lead)
     frames = load_model(ws, archive.name, cube.model, archive.schema).signature.frames
     present = set(present_times(archive).tolist())
-    step = Cadence(archive.schema.step).delta
-    for t in inits:
-        whole = all((t - step * k).astype("datetime64[ns]").item() in present for k in range(frames))
-        if whole and keys.get(t, ("", 0))[1] < steps:
-            break
-    else:
-        return
-    missing = [t for t in inits if keys.get(t, ("", 0))[1] < steps]
-    _forecast_each(ws, archive, cube.model, missing, lead, progress)
-
-
-def _forecast_each(
-    ws: Workspace, archive: Archive, model: str, inits: list[np.datetime64], lead: str, progress: Progress | None
-) -> None:
-    """Runs from a list of initial times: as one range where they are evenly spaced, else one by one."""
-    gaps = np.unique(np.diff(np.array(inits)))
-    if len(inits) > 2 and len(gaps) == 1:
-        span = f"{iso(inits[0])}/{iso(inits[-1])}"
-        forecast(
-            lead,
-            dataset=archive.name,
-            model=model,
-            init=span,
-            every=format_duration(gaps[0]),
-            workspace=ws,
-            progress=progress,
-        )
-        return
-    for t in inits:
-        forecast(lead, dataset=archive.name, model=model, init=iso(t), workspace=ws, progress=progress)
+    back = [Cadence(archive.schema.step).delta * k for k in range(frames)]
+    whole = [t for t in inits if all((t - b).astype("datetime64[ns]").item() in present for b in back)]
+    if whole:  # runs that are there already, by the same checkpoint from the same frames, are left as they are
+        forecast(lead, dataset=archive.name, model=cube.model, init=whole, workspace=ws, progress=progress, publish=False)
 
 
 def _fitted(ws: Workspace, archive: Archive, model: str, like: Checkpoint | None, progress: Progress | None) -> bool:
