@@ -9,7 +9,7 @@ import typer
 
 from eoflow import __version__
 from eoflow.cli_archive import PeriodOption, archive, datasets
-from eoflow.console import OPTIONS, console, emit, fail, misused, progress_bar, workspace
+from eoflow.console import INTERRUPTED, OPTIONS, console, emit, fail, misused, progress_bar, workspace
 from eoflow.errors import BadInput
 
 app = typer.Typer(
@@ -99,7 +99,8 @@ def train(
         state = (
             "already trained; nothing changed" if report.reused else f"{report.steps} steps in {report.seconds:.0f} s"
         )
-        c.print(f"checkpoint {report.hash} ({report.parameters:,} parameters), {state}\n  {report.folder}", markup=False)
+        size = f"{report.parameters:,} parameters"
+        c.print(f"checkpoint {report.hash} ({size}), {state}\n  {report.folder}", markup=False)
         c.print(f"next: eoflow forecast --lead 10d --dataset {report.dataset} --model {report.model}")
 
     emit(report.to_dict(), show)
@@ -309,6 +310,8 @@ def main(arguments: list[str] | None = None) -> int:
         return misused(e)
     except (Exception, KeyboardInterrupt) as e:
         return fail(e)
+    if result == INTERRUPTED:  # the parser turns an interrupt into this code, without a word
+        return fail(KeyboardInterrupt())
     return result if isinstance(result, int) else 0
 
 

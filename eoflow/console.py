@@ -28,6 +28,8 @@ class Options:
 
 
 OPTIONS = Options()
+INTERRUPTED = 130
+"""Exit code after Ctrl-C, as shells have it."""
 
 
 def workspace() -> Workspace:
@@ -95,9 +97,9 @@ def fail(error: BaseException) -> int:
     from eoflow.errors import EoflowError
 
     if isinstance(error, KeyboardInterrupt):
-        _say("interrupted", 130)
+        _say("interrupted", INTERRUPTED)
         sys.stderr.write("interrupted; run the same line again to go on\n")
-        return 130
+        return INTERRUPTED
     if OPTIONS.debug:
         import traceback
 

@@ -23,9 +23,10 @@ from eoflow import checkpoint, registry
 from eoflow.archive import Archive
 from eoflow.checkpoint import Checkpoint
 from eoflow.config import settings
+from eoflow.cube_writer import Run
 from eoflow.errors import BadInput, Failure
 from eoflow.ingest.ledger import Ledger, Status
-from eoflow.products import ForecastCube, Run
+from eoflow.products import ForecastCube
 from eoflow.times import Cadence, Period, format_duration, iso, parse_duration, parse_time
 from eoflow.workspace import Workspace, check_name
 

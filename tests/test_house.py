@@ -35,7 +35,7 @@ FLOORS = [
     {"cli"},
     {"__main__"},
 ]
-ONE_ROOM = {"transaction": "archive", "commits": "archive", "cli_archive": "cli"}  # files of one room
+ONE_ROOM = {"cube_writer": "products", "transaction": "archive", "commits": "archive", "cli_archive": "cli"}
 FLOOR = {room: i for i, rooms in enumerate(FLOORS) for room in rooms}
 
 TOP_LEVEL = {

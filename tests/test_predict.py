@@ -72,7 +72,7 @@ def test_persistence_needs_no_training(trained):
 
 def test_the_same_init_again_changes_nothing(trained_copy):
     eoflow.forecast("5d", dataset="small", workspace=trained_copy)
-    repo = ForecastCube(trained_copy, "small", "puyun")._repository()
+    repo = ForecastCube(trained_copy, "small", "puyun").repository()
     before = repo.lookup_branch("main")
     again = eoflow.forecast("5d", dataset="small", workspace=trained_copy)
     shorter = eoflow.forecast("3d", dataset="small", workspace=trained_copy)

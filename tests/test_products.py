@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import xarray as xr
 
+from eoflow.cube_writer import Run
 from eoflow.errors import BadInput
-from eoflow.products import KEEP_RUNS, ForecastCube, Run, cubes, open_product, stamp
+from eoflow.products import KEEP_RUNS, ForecastCube, cubes, open_product, stamp
 from eoflow.schema import FieldSchema, LatLonGrid, VariableSpec
 
 STEP = np.timedelta64(6 * 3600 * 10**9, "ns")

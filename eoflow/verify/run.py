@@ -132,7 +132,9 @@ def _complete(
     back = [Cadence(archive.schema.step).delta * k for k in range(frames)]
     whole = [t for t in inits if all((t - b).astype("datetime64[ns]").item() in present for b in back)]
     if whole:  # runs that are there already, by the same checkpoint from the same frames, are left as they are
-        forecast(lead, dataset=archive.name, model=cube.model, init=whole, workspace=ws, progress=progress, publish=False)
+        forecast(
+            lead, dataset=archive.name, model=cube.model, init=whole, workspace=ws, progress=progress, publish=False
+        )  # fmt: skip
 
 
 def _fitted(ws: Workspace, archive: Archive, model: str, like: Checkpoint | None, progress: Progress | None) -> bool:
