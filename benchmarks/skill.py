@@ -2,9 +2,9 @@
 
     python -m benchmarks.skill [--workspace DIR] [--every 3d] [--checkpoint FOLDER ...] [--train-seeds 1,2] [--json]
 
-The test year is 2020 of `sample-atmosphere`, another trajectory than the ten years of training. Without --checkpoint the
-shipped one is scored; --train-seeds also trains the recipe `puyun-sample` with these seeds (minutes each) and scores them.
-Not part of `make bench`: it measures skill, not speed.
+The test year is 2020 of `sample-atmosphere`, another trajectory than the ten years of training. Without --checkpoint
+the shipped one is scored; --train-seeds also trains the recipe `puyun-sample` with these seeds (minutes each) and
+scores them. Not part of `make bench`: it measures skill, not speed.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ def train_seeds(ws: Any, seeds: list[int]) -> list[str]:
 
     if not ws.exists("archives", "sample-atmosphere-train"):
         eoflow.ingest("sample-atmosphere-train", workspace=ws)
-    overrides = [[f"training.seed={s}"] for s in seeds]
-    return [eoflow.train("puyun-sample", "sample-atmosphere-train", overrides=o, workspace=ws).folder for o in overrides]
+    name = "sample-atmosphere-train"
+    return [eoflow.train("puyun-sample", name, overrides=[f"training.seed={s}"], workspace=ws).folder for s in seeds]
 
 
 def run(workspace: str, every: str, checkpoints: list[str], variable: str = "z500") -> dict[str, Any]:

@@ -293,9 +293,9 @@ def save_dataset(entry: DatasetEntry, workspace: Workspace) -> str:
     return workspace.url("catalogs", "datasets", f"{entry.name}.yaml")
 
 
-def apply_overrides(recipe_: Recipe, assignments: list[str]) -> Recipe:
-    """`training.epochs=3`, `network.options.width=32` -> a new recipe. Raises BadInput for unknown keys."""
-    raw = recipe_.model_dump(mode="json")
+def nested(assignments: list[str], into: dict[str, Any] | None = None) -> dict[str, Any]:
+    """`a.b=1`, `a.c=x` -> {a: {b: 1, c: x}} (merged into `into`); values are YAML. Raises BadInput."""
+    raw: dict[str, Any] = {} if into is None else into
     for text in assignments:
         key, sep, value = text.partition("=")
         if not sep:
@@ -306,5 +306,14 @@ def apply_overrides(recipe_: Recipe, assignments: list[str]) -> Recipe:
             node = node.setdefault(part, {})
             if not isinstance(node, dict):
                 raise BadInput(f"'{key}' leads through a value, not a group", where=f"--set {text}")
-        node[last] = yaml.safe_load(value)
+        try:
+            node[last] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise BadInput(f"the value of '{key}' is not valid YAML", where=f"--set {text}") from None
+    return raw
+
+
+def apply_overrides(recipe_: Recipe, assignments: list[str]) -> Recipe:
+    """`training.epochs=3`, `network.options.width=32` -> a new recipe. Raises BadInput for unknown keys."""
+    raw = nested(assignments, recipe_.model_dump(mode="json"))
     return validate(raw, Recipe, "--set " + " ".join(assignments))

@@ -19,9 +19,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from eoflow import registry
+from eoflow import catalog, registry
 from eoflow.catalog import Recipe, validate
-from eoflow.errors import BadInput, Failure
+from eoflow.errors import BadInput, Failure, SchemaMismatch
 from eoflow.schema import FieldSchema
 
 if TYPE_CHECKING:
@@ -211,7 +211,8 @@ def read_config(folder: Path) -> dict[str, Any]:
     try:
         config: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, json.JSONDecodeError) as e:
-        raise BadInput("this is not a checkpoint folder", where=str(folder), todo=str(e)) from None
+        todo = "give the folder that holds config.json and model.safetensors"
+        raise BadInput(f"this is not a checkpoint folder ({type(e).__name__})", where=str(folder), todo=todo) from None
     if config.get("format") != FORMAT:
         raise BadInput(f"checkpoint format {config.get('format')}, this eoflow reads {FORMAT}", where=str(folder))
     return config
@@ -292,5 +293,14 @@ def resolve(workspace: Workspace, dataset: str, model: str, schema: FieldSchema)
         unfitting = (folder, theirs)
     line = f"eoflow train {model} --dataset {dataset}"
     if unfitting is not None:
-        schema.require_same(unfitting[1], f"dataset {dataset}", f"checkpoint {unfitting[0]}", line)
+        lines = "\n    ".join(schema.differences(unfitting[1]))
+        raise SchemaMismatch(
+            f"there is no trained '{model}' for {dataset}; the one at hand is for other fields ({dataset} | it):\n    "
+            + lines,
+            where=str(unfitting[0]), todo=line,
+        )  # fmt: skip
+    known = sorted({*catalog.names("models", workspace), *(trained_name(read_config(p)) for p in available(workspace))})
+    if model not in known:
+        near = registry.nearest(model, known)
+        raise BadInput(f"no model called '{model}'{near}", todo=f"choose from {', '.join(known)}")
     raise BadInput(f"there is no trained '{model}' for {dataset}", where=workspace.root, todo=line)

@@ -146,6 +146,7 @@ def forecast(
     members: Annotated[int, typer.Option(help="ensemble members; 1 is the control alone")] = 1,
     seed: Annotated[int, typer.Option(help="of the members' perturbations")] = 0,
     out: Annotated[str | None, typer.Option(help="also write the runs to this new plain Zarr")] = None,
+    as_of: Annotated[str | None, typer.Option("--as-of", help="earlier state of the archive: snapshot or time")] = None,
 ) -> None:
     """Forecast into the forecast cube and publish the latest run."""
     from eoflow.predict import forecast as run
@@ -154,7 +155,7 @@ def forecast(
     with progress_bar("forecast") as progress:
         report = run(
             lead, dataset=dataset, model=model, init=init, every=every, members=members, seed=seed, out=out,
-            workspace=workspace(), progress=progress, command=_said(),
+            as_of=as_of, workspace=workspace(), progress=progress, command=_said(),
         )  # fmt: skip
 
     def show(c: Any) -> None:

@@ -33,8 +33,11 @@ def datasets_list() -> None:
 
 
 @datasets.command("show")
-def datasets_show(name: Name) -> None:
-    """One entry as YAML, and what is ingested of it."""
+def datasets_show(
+    name: Name,
+    as_of: Annotated[str | None, typer.Option("--as-of", help="earlier state of the archive: snapshot or time")] = None,
+) -> None:
+    """One entry as YAML, and what is (or at some time was) ingested of it."""
     from eoflow import catalog
 
     ws = workspace()
@@ -43,7 +46,7 @@ def datasets_show(name: Name) -> None:
     if name in ws.names("archives"):
         from eoflow.listing import describe_archive
 
-        document["archive"] = describe_archive(ws, name)
+        document["archive"] = describe_archive(ws, name, as_of)
     text = catalog.to_yaml(entry)
     text += "".join(f"# {k}: {v}\n" for k, v in (document["archive"] or {}).items())
     emit(document, lambda c: c.print(text, markup=False, end=""))
@@ -86,9 +89,14 @@ def ingest(
     end: Annotated[str | None, typer.Option(help="last time (ISO)")] = None,
     cadence: Annotated[str | None, typer.Option(help="step of the time axis, where the files do not tell")] = None,
     rewrite: Annotated[bool, typer.Option("--rewrite", help="take corrected data for times that are there")] = False,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="a key of the files' entry: variables.msl.source_units=hPa"),
+    ] = None,
     now: Annotated[str | None, typer.Option(help="pretend it is this time (ISO)", hidden=True)] = None,
 ) -> None:
     """Bring data into the archive, from where it stopped to now."""
+    from eoflow.catalog import nested
     from eoflow.ingest.run import ingest as run
 
     _require_name(what, name)
@@ -96,7 +104,7 @@ def ingest(
     with progress_bar("ingest") as progress:
         report = run(
             name or what[0], what if name else (), period=period, start=start, end=end, cadence=cadence,
-            rewrite=rewrite, now=now, workspace=ws, progress=progress,
+            rewrite=rewrite, overrides=nested(set_) if set_ else None, now=now, workspace=ws, progress=progress,
         )  # fmt: skip
     emit(report.to_dict(), lambda c: c.print("\n".join(report.lines()), markup=False))
 

@@ -88,17 +88,17 @@ def status_rows(ws: Workspace) -> list[dict[str, Any]]:
     return rows
 
 
-def describe_archive(ws: Workspace, name: str) -> dict[str, Any]:
-    """Grid, channels, period, coverage and state of an archive."""
+def describe_archive(ws: Workspace, name: str, as_of: str | None = None) -> dict[str, Any]:
+    """Grid, channels, period, coverage and state of an archive, now or `as_of` a snapshot or time."""
     archive = Archive.load(ws, name)
-    schema, times = archive.schema, archive.times
+    schema, times = archive.schema, archive.times_of(as_of=as_of)
     return {
         "grid": schema.grid.describe(),
         "channels": ", ".join(c.label for c in schema.channels),
         "period": f"{iso(times[0])}/{iso(times[-1])}",
-        "present": f"{len(present_times(archive))} of {len(times)}",
+        "present": f"{len(present_times(archive, as_of))} of {len(times)}",
         "schema": schema.hash,
-        "snapshot": archive.snapshot,
+        "snapshot": archive.resolve(as_of),
     }
 
 

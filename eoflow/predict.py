@@ -69,12 +69,13 @@ def forecast(
     lead: str = "10d", *, dataset: str | None = None, model: str | None = None, init: str | Times = "latest",
     every: str | None = None, members: int = 1, out: str | Path | None = None, seed: int = 0,
     workspace: Workspace | str | None = None, progress: Progress | None = None, command: str = "", publish: bool = True,
+    as_of: str | None = None,
 ) -> ForecastReport:  # fmt: skip
     """Forecast from one or many initial times into the forecast cube and publish the newest run.
 
     lead: a multiple of the dataset's step. init: `latest`, a time, `START/END` with `every`, or datetime64 times.
     members: 1 is the control alone. out: also write the runs to this plain Zarr (refused if it exists).
-    publish: False leaves `latest.zarr` as it is.
+    publish: False leaves `latest.zarr` as it is. as_of: start from this earlier state of the archive.
     Raises BadInput for a bad lead, initial frames that are missing, a checkpoint of another schema.
     """
     started = time.monotonic()
@@ -88,9 +89,10 @@ def forecast(
         raise BadInput(f"{members} members", todo="give 1 (the control) or more")
     if out is not None and Path(out).exists():
         raise BadInput(f"{out} exists already", todo="give another --out")
-    inits = initial_times(archive, chosen.signature.frames, init, every)
+    inits = initial_times(archive, chosen.signature.frames, init, every, as_of)
     cube = ForecastCube(ws, name, check_name(chosen.name) + (f"-ens{members}" if members > 1 else ""))
-    frames = InitialFrames(archive, chosen, inits)
+    frames = InitialFrames(archive, chosen, as_of)
+    snapshot = archive.resolve(as_of)
     created = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
     known = cube.run_keys()
     todo: list[Run] = []
@@ -100,13 +102,13 @@ def forecast(
             continue
         record = {
             "dataset": name, "model": chosen.name, "checkpoint": chosen.hash, "checkpoint_location": chosen.location,
-            "recipe": chosen.recipe.name, "archive_snapshot": archive.snapshot, "init_time": iso(t), "lead": lead,
+            "recipe": chosen.recipe.name, "archive_snapshot": snapshot, "init_time": iso(t), "lead": lead,
             "members": members, "seed": seed, "code_version": eoflow.__version__, "created": created,
             "initial_frames": frames.digest(t),
             "command": command
             or f"eoflow forecast --lead {lead} --dataset {name} --model {chosen.name} --init {iso(t)}",
         }  # fmt: skip
-        todo.append(Run(t, key, chosen.hash, archive.snapshot, created, json.dumps(record)))
+        todo.append(Run(t, key, chosen.hash, snapshot, created, json.dumps(record)))
     _run_all(cube, chosen, frames, todo, step, steps, members, seed, progress)
     latest = _publish(cube, inits, todo) if publish else ws.url(*cube.parts, "latest.zarr")
     if out is not None:
@@ -180,15 +182,18 @@ def untrained(name: str, dataset: str, schema: FieldSchema) -> Checkpoint:
     return Checkpoint(rec, signature, schema, identity, checkpoint.build(rec, signature).eval(), None, static, {})
 
 
-def present_times(archive: Archive) -> np.ndarray[Any, np.dtype[np.datetime64]]:
-    """Times that the archive holds whole, by its ledger."""
-    ledger = Ledger.load(archive)
+def present_times(archive: Archive, as_of: str | None = None) -> np.ndarray[Any, np.dtype[np.datetime64]]:
+    """Times that the archive holds whole, by its ledger (of an earlier state)."""
+    ledger = Ledger.load(archive, as_of)
     return np.asarray(ledger.times[ledger.status == Status.PRESENT])
 
 
-def initial_times(archive: Archive, frames: int, init: str | Times, every: str | None) -> list[np.datetime64]:
+def initial_times(
+    archive: Archive, frames: int, init: str | Times, every: str | None, as_of: str | None = None
+) -> list[np.datetime64]:  # fmt: skip
     """The initial times asked for, each with all its frames in the archive. Raises BadInput naming what is missing."""
-    step, present = Cadence(archive.schema.step).delta, set(present_times(archive).tolist())
+    step, present = Cadence(archive.schema.step).delta, set(present_times(archive, as_of).tolist())
+    times = archive.times_of(as_of=as_of)
     back = [step * k for k in range(frames)]
 
     def whole(t: np.datetime64) -> list[np.datetime64]:
@@ -207,7 +212,7 @@ def initial_times(archive: Archive, frames: int, init: str | Times, every: str |
                 f"--every {every} is no multiple of the step of {archive.schema.step}",
                 todo="use for example --every 5d",
             )
-        inside = archive.times[period.contains(archive.times)]
+        inside = times[period.contains(times)]
         wanted = list(inside[(inside - inside[0]) % stride == np.timedelta64(0, "ns")]) if len(inside) else []
         good = [t for t in wanted if not whole(t)]
         if not good:
@@ -216,7 +221,7 @@ def initial_times(archive: Archive, frames: int, init: str | Times, every: str |
                            todo=f"eoflow gaps {archive.name}; the archive holds {held}")  # fmt: skip
         return good
     if init == "latest":
-        for t in archive.times[::-1]:
+        for t in times[::-1]:
             if not whole(t):
                 return [t]
         raise BadInput(f"the archive holds no {frames} consecutive steps", todo=f"eoflow gaps {archive.name}")
@@ -242,11 +247,12 @@ def run_key(chosen: Checkpoint, frames_digest: str, members: int, seed: int) -> 
 class InitialFrames:
     """Initial states read from the archive once, by initial time."""
 
-    def __init__(self, archive: Archive, chosen: Checkpoint, inits: list[np.datetime64]) -> None:
+    def __init__(self, archive: Archive, chosen: Checkpoint, as_of: str | None = None) -> None:
         self.archive, self.chosen = archive, chosen
         self.step = Cadence(archive.schema.step).delta
-        self.cube = archive.open()[[v.name for v in chosen.schema.variables]]
-        self._ledger = Ledger.load(archive)
+        self.cube = archive.open(as_of=as_of)[[v.name for v in chosen.schema.variables]]
+        self._ledger = Ledger.load(archive, as_of)
+        self._present = present_times(archive, as_of)
 
     def _times(self, inits: list[np.datetime64]) -> np.ndarray[Any, Any]:
         n = self.chosen.signature.frames
@@ -282,8 +288,7 @@ class InitialFrames:
         """(members, C, H, W): zero for the control, else scaled differences of two random earlier states."""
         from eoflow.prepare.normalize import stack
 
-        present = present_times(self.archive)
-        earlier = present[present < init]
+        earlier = self._present[self._present < init]
         if len(earlier) < 2:
             raise BadInput(
                 "members need at least two states before the initial time", where=iso(init), todo="--members 1"

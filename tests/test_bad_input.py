@@ -412,9 +412,10 @@ def test_an_initial_time_in_a_gap(tmp_path, capsys, world):
     cli = CommandLine(Workspace(tmp_path / "workspace"), capsys)
     rest = world.isel(time=[i for i in range(DAYS) if i not in (20, 21)])
     cli.ok("ingest", save(rest, tmp_path / "gap.nc"), "--as", "gap", "--cadence", "1d")
-    cli.refused(
-        "forecast", "--model", "persistence", "--init", "2001-01-21", words=("2001-01-21", "not in the archive", "eoflow gaps gap")
-    )
+    line = ("forecast", "--model", "persistence", "--init")
+    for time in ("2001-01-21", "2001-01-22"):
+        cli.refused(*line, time, words=(time, "not in the archive", "eoflow gaps gap"))
+    assert cli.ok(*line, "2001-01-20", "--lead", "2d", "--json").document["new"] == 1
 
 
 def test_a_checkpoint_of_another_grid(trained, tmp_path, capsys, world):

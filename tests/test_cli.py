@@ -18,7 +18,6 @@ from support import SMALL_NET, small_world
 
 import eoflow
 from eoflow.cli import hoist, main
-from eoflow.workspace import Workspace
 
 REPO = Path(__file__).resolve().parent.parent
 ROW = {"dataset", "model", "variable", "lead_hours", "metric", "value", "low", "high", "n"}
@@ -109,7 +108,10 @@ VERBS = [
     "prepare", "train", "forecast", "verify", "demo", "report", "status", "doctor", "up", "datasets", "ingest", "gaps",
     "backfill", "history", "rollback", "models",
 ]  # fmt: skip
-SUBVERBS = [("datasets", v) for v in ("list", "show", "check", "new")] + [("models", v) for v in ("list", "show", "check")]
+SUBVERBS = [
+    *(("datasets", v) for v in ("list", "show", "check", "new")),
+    *(("models", v) for v in ("list", "show", "check")),
+]
 
 
 def test_help_names_every_verb(capsys):
@@ -145,13 +147,13 @@ def test_help_is_fast(tmp_path):
 
 
 def test_help_imports_nothing_heavy(tmp_path):
-    code = "import json, sys; from eoflow.cli import main; main(sys.argv[1:]); sys.stderr.write(json.dumps([*sys.modules]))"
+    code = "import sys; from eoflow.cli import main; main(sys.argv[1:]); print(*sys.modules, file=sys.stderr)"
     done = subprocess.run([sys.executable, "-c", code, "forecast", "--help"], capture_output=True, text=True,
                           cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(REPO)}, timeout=60)  # fmt: skip
     assert done.stdout.startswith("Usage:")
-    loaded = set(json.loads(done.stderr))
+    loaded = set(done.stderr.split())
     assert "eoflow.cli" in loaded
-    assert not loaded & {"numpy", "torch", "xarray", "zarr", "icechunk", "dask", "pandas", "pydantic"}
+    assert loaded & {"numpy", "torch", "xarray", "zarr", "icechunk", "dask", "pandas", "scipy"} == set()
 
 
 # -- errors ----------------------------------------------------------------------------------------------------------
@@ -209,8 +211,8 @@ def test_ctrl_c_in_a_process(tmp_path):
 def test_a_reader_that_goes_away_is_no_error(tmp_path):
     """As in `eoflow datasets list | head -1`."""
     env = {**os.environ, "PYTHONPATH": str(REPO), "PYTHONUNBUFFERED": "1"}
-    running = subprocess.Popen([sys.executable, "-c", RUN, "datasets", "list", "--json"], cwd=tmp_path, env=env, text=True,
-                               stdout=subprocess.PIPE, stderr=subprocess.PIPE)  # fmt: skip
+    line = [sys.executable, "-c", RUN, "datasets", "list", "--json"]
+    running = subprocess.Popen(line, cwd=tmp_path, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     running.stdout.close()
     error = running.stderr.read()
     running.stderr.close()
@@ -354,7 +356,8 @@ def test_brackets_in_titles_are_shown_as_they_are(cli, tmp_path):
 
 
 def netcdf(path, name):
-    with xr.open_dataset(path) as ds:
+    engine = "h5netcdf" if path.read_bytes()[:4] == b"\x89HDF" else "scipy"
+    with xr.open_dataset(path, engine=engine) as ds:
         return ds[name].load()
 
 
@@ -416,11 +419,27 @@ GRIB = {
 }
 
 
+REFERENCE = """
+import sys, cfgrib, json
+file, keys, target = sys.argv[1:]
+ds = cfgrib.open_dataset(file, filter_by_keys=json.loads(keys), indexpath=target + ".{short_hash}.idx")
+ds.load().drop_attrs().to_netcdf(target, engine="scipy")
+"""
+
+
+def cfgrib_read(file, keys, target):
+    """What cfgrib reads, by a process of its own: cfgrib and its libraries may break the heap of this one."""
+    line = [sys.executable, "-W", "ignore", "-c", REFERENCE, str(file), json.dumps(keys), str(target)]
+    done = subprocess.run(line, capture_output=True, text=True, check=False, timeout=120)
+    assert target.is_file(), done.stderr
+    with xr.open_dataset(target, engine="scipy", decode_timedelta=True) as ds:
+        return ds.load()
+
+
 @pytest.mark.realdata
 @pytest.mark.parametrize("name", GRIB)
 def test_a_real_grib_file(cli, realdata, tmp_path, name):
     """Against cfgrib's xarray engine; its index goes to a folder of the test."""
-    pytest.importorskip("cfgrib")
     file, keys, variables = GRIB[name]
     done = cli.ok("ingest", realdata / file, "--as", name, "--json").document
     assert (done["failed"], done["partial"], done["problems"]) == (0, 0, [])
@@ -428,9 +447,7 @@ def test_a_real_grib_file(cli, realdata, tmp_path, name):
     rng = np.random.default_rng(0)
     for mine, (theirs, factor) in variables.items():
         wanted = {**keys, "shortName": theirs} if keys else {}
-        options = {"indexpath": str(tmp_path / "{short_hash}.idx"), "filter_by_keys": wanted}
-        with xr.open_dataset(realdata / file, engine="cfgrib", backend_kwargs=options) as ds:
-            raw = ds[theirs].load()
+        raw = cfgrib_read(realdata / file, wanted, tmp_path / f"{theirs}.nc")[theirs]
         if "time" not in raw.dims:
             raw = raw.expand_dims(time=[raw.valid_time.values])
         dims = [d for d in ("time", "number", "isobaricInhPa", "latitude", "longitude") if d in raw.dims]

@@ -82,6 +82,18 @@ def test_the_same_init_again_changes_nothing(trained_copy):
     assert longer.new == 1
 
 
+def test_from_an_earlier_state_of_the_archive(trained_copy, trained):
+    from pathlib import Path
+
+    before = Archive.load(trained_copy, "small").snapshot
+    eoflow.ingest("small", [str(Path(trained.root).parent / "later.nc")], workspace=trained_copy)
+    now = eoflow.forecast("2d", dataset="small", workspace=trained_copy)
+    then = eoflow.forecast("2d", dataset="small", as_of=before, workspace=trained_copy)
+    assert (then.inits, now.inits) == (["2002-12-01"], ["2002-12-31"])
+    record = json.loads(str(cube(trained_copy)["provenance"].sel(init_time="2002-12-01").values))
+    assert record["archive_snapshot"] == before
+
+
 def test_members(trained):
     report = eoflow.forecast("5d", dataset="small", init="2002-09-01", members=4, seed=1, workspace=trained)
     ens = cube(trained, "puyun-ens4").sel(init_time="2002-09-01")
@@ -118,7 +130,8 @@ def test_out_and_many_inits(trained, tmp_path):
         ({"init": "2001-05-01/2001-06-01", "every": "5h"}, "multiple"),
         ({"init": "1990-01-01/1990-06-01", "every": "5d"}, "no initial time"),
         ({"members": 0}, "members"),
-        ({"model": "farseg"}, "no trained"),
+        ({"model": "persistense"}, "did you mean 'persistence'"),
+        ({"model": "eof-ridge"}, "no trained|other fields"),
         ({"dataset": "nothing"}, "no archive"),
     ],
 )
