@@ -158,6 +158,8 @@ def _fit_by_gradient(
     scale = getattr(model, "increment_scale", torch.from_numpy(prepared.normalizer.tendency_scale))
     loss = task.loss(rec, schema, scale.detach().clone())
     fitted = fitting.fit(model, loss, static, prepared.trainset, plan, rec.training, state, progress)
+    with torch.no_grad():
+        fitted.settle(prepared.data, static)
     return fitted, plan.total
 
 

@@ -76,6 +76,9 @@ class ForecastModel(nn.Module):
     def prepare(self, data: FitData) -> None:
         """Before gradient training: fit scales, a first guess and the like from the training period."""
 
+    def settle(self, data: FitData, static: Tensor) -> None:
+        """After gradient training: what is better chosen on the validation period."""
+
     def fit(self, data: FitData) -> None:
         """Fit a closed-form model from training data (see FitData). Gradient models do not define it."""
         raise NotImplementedError(f"{type(self).__name__} is trained by gradient descent")

@@ -173,6 +173,24 @@ class PuYun(ForecastModel, FittedBuffers):
         self.put("increment_scale", scales[0])
         self.put("tendency_scale", scales[1])
 
+    def settle(self, data: FitData, static: Tensor) -> None:
+        """Shrink the increments of each field to what they are worth beside a fitted first guess.
+
+        The factor, 0 to 1, is the regression of the first guess's error on the increment, one step ahead over the
+        validation period: where the linear model is as good, the network stands back. No gradients.
+        """
+        if self.base is None:
+            return
+        weights = data.area_weights[:, None]
+        sums = torch.zeros(2, self.signature.channels, dtype=torch.float64)
+        for frames, clock, target in _windows(data, self.signature.frames, split="valid"):
+            increment = self.increment(frames, clock, static) * self.increment_scale[:, None, None]
+            error = target - self.first_guess(frames, clock)
+            sums[0] += (increment * error * weights).mean(dim=(-2, -1)).sum(0).double()
+            sums[1] += (increment.square() * weights).mean(dim=(-2, -1)).sum(0).double()
+        factor = (sums[0] / sums[1].clamp_min(1e-12)).clamp(0, 1)
+        self.put("increment_scale", self.increment_scale * factor.float())
+
     def first_guess(self, frames: Tensor, clock: Tensor) -> Tensor:
         """(B, C, H, W): what the network's increment is added to. Gradients pass through to the frames."""
         return frames[:, -1] if self.base is None else self.base(frames, clock, self.geometry)
@@ -224,9 +242,9 @@ def _geometry(s: Signature) -> Tensor:
     return torch.stack([rows, torch.linspace(-1, 1, s.width)[None, :].expand(s.height, s.width)])
 
 
-def _windows(data: FitData, frames: int, batch: int = 256) -> Any:
-    """Every (frames (B, F, C, H, W), clock (B, F + 1, 2), target (B, C, H, W)) of the training blocks."""
-    for states, clock in data.blocks("train"):
+def _windows(data: FitData, frames: int, batch: int = 256, split: str = "train") -> Any:
+    """Every (frames (B, F, C, H, W), clock (B, F + 1, 2), target (B, C, H, W)) of the blocks of a split."""
+    for states, clock in data.blocks(split):
         for start in torch.split(torch.arange(max(len(states) - frames, 0)), batch):
             window = start[:, None] + torch.arange(frames + 1)
             yield states[window[:, :-1]], clock[window], states[window[:, -1]]

@@ -178,3 +178,32 @@ def test_auto_follows_the_grid(signature):
     assert small.base is not None
     assert sphere.base is None
     assert PuYun(signature(121, 240, sphere=True), width=16).patch == 8
+
+
+def test_settling_keeps_what_helps_and_drops_what_does_not():
+    """Increments that are noise lose their scale; those that are half of the ridge's error keep theirs."""
+    from eoflow.contract import SyntheticData, signature_for
+
+    s = signature_for(6, 9, False, 2, channels=2, static=0)
+    data = SyntheticData(s, steps=600)
+    static = torch.zeros(0, 6, 9)
+    noise = awaken(PuYun(s, width=16, layers=1, blocks=1, base="eof-ridge"))
+    with torch.no_grad():
+        noise.prepare(data)
+        before = noise.increment_scale.clone()
+        noise.settle(data, static)
+        assert (noise.increment_scale < 0.2 * before).all()
+
+        helpful = PuYun(s, width=16, layers=1, blocks=1, base="eof-ridge")
+        helpful.prepare(data)
+        (states, clock), *_ = data.blocks("valid")
+        truth = {bytes(c.numpy().tobytes()): x for c, x in zip(clock, states)}
+
+        def half_the_error(frames, clocks, _):
+            target = torch.stack([truth[bytes(c.numpy().tobytes())] for c in clocks[:, -1]])
+            return 0.5 * (target - helpful.first_guess(frames, clocks)) / helpful.increment_scale[:, None, None]
+
+        helpful.increment = half_the_error
+        kept = helpful.increment_scale.clone()
+        helpful.settle(data, static)
+        assert torch.equal(helpful.increment_scale, kept)
