@@ -187,12 +187,14 @@ def test_settling_keeps_what_helps_and_drops_what_does_not():
     s = signature_for(6, 9, False, 2, channels=2, static=0)
     data = SyntheticData(s, steps=600)
     static = torch.zeros(0, 6, 9)
-    noise = awaken(PuYun(s, width=16, layers=1, blocks=1, base="eof-ridge"))
+    noise = PuYun(s, width=16, layers=1, blocks=1, base="eof-ridge")
+    random = torch.Generator().manual_seed(0)
+    noise.increment = lambda frames, *_: torch.randn(frames[:, 0].shape, generator=random)
     with torch.no_grad():
         noise.prepare(data)
         before = noise.increment_scale.clone()
         noise.settle(data, static)
-        assert (noise.increment_scale < 0.2 * before).all()
+        assert (noise.increment_scale < 0.1 * before).all()
 
         helpful = PuYun(s, width=16, layers=1, blocks=1, base="eof-ridge")
         helpful.prepare(data)
