@@ -188,6 +188,8 @@ class PuYun(ForecastModel, FittedBuffers):
             error = target - self.first_guess(frames, clock)
             sums[0] += (increment * error * weights).mean(dim=(-2, -1)).sum(0).double()
             sums[1] += (increment.square() * weights).mean(dim=(-2, -1)).sum(0).double()
+        if not bool(sums[1].any()):  # no validation window: nothing is known against the network
+            return
         factor = (sums[0] / sums[1].clamp_min(1e-12)).clamp(0, 1)
         self.put("increment_scale", self.increment_scale * factor.float())
 

@@ -195,6 +195,11 @@ def test_settling_keeps_what_helps_and_drops_what_does_not():
         before = noise.increment_scale.clone()
         noise.settle(data, static)
         assert (noise.increment_scale < 0.1 * before).all()
+        kept = noise.increment_scale.clone()
+        data.blocks, blocks = (lambda split: iter(())), data.blocks
+        noise.settle(data, static)
+        assert torch.equal(noise.increment_scale, kept)
+        data.blocks = blocks
 
         helpful = PuYun(s, width=16, layers=1, blocks=1, base="eof-ridge")
         helpful.prepare(data)
