@@ -47,7 +47,7 @@ def run(quick: bool = False, repeat: int = 3) -> dict[str, Any]:
     from eoflow.times import Cadence, year_and_day_fraction
     from eoflow.workspace import Workspace
 
-    inits = 4 if quick else 16
+    inits = 8 if quick else 64
     ours, bare = [], []
     with tempfile.TemporaryDirectory() as name:
         ws = Workspace(name)

@@ -37,7 +37,7 @@ def demo(workspace: Workspace | str | None = None, *, say: Say | None = None) ->
     from eoflow.verify.run import verify
 
     started = time.monotonic()
-    outer = workspace if isinstance(workspace, Workspace) else Workspace(workspace)
+    outer = Workspace.of(workspace)
     tell = say or (lambda *_: None)
     if not outer.is_local:
         raise Failure("the demo needs a folder as its workspace", todo="eoflow --workspace ./eoflow-data demo")

@@ -79,7 +79,7 @@ def forecast(
     Raises BadInput for a bad lead, initial frames that are missing, a checkpoint of another schema.
     """
     started = time.monotonic()
-    ws = workspace if isinstance(workspace, Workspace) else Workspace(workspace)
+    ws = Workspace.of(workspace)
     name = dataset or only_dataset(ws)
     archive = Archive.load(ws, name)
     chosen = load_model(ws, name, model or DEFAULT_MODEL, archive.schema)
@@ -92,23 +92,24 @@ def forecast(
     inits = initial_times(archive, chosen.signature.frames, init, every, as_of)
     cube = ForecastCube(ws, name, check_name(chosen.name) + (f"-ens{members}" if members > 1 else ""))
     frames = InitialFrames(archive, chosen, as_of)
+    identity = chosen.hash
     snapshot = archive.resolve(as_of)
     created = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
     known = cube.run_keys()
     todo: list[Run] = []
     for t in inits:
-        key = run_key(chosen, frames.digest(t), members, seed)
+        key = run_key(identity, frames.digest(t), members, seed)
         if known.get(t, ("", 0))[0] == key and known[t][1] >= steps:
             continue
         record = {
-            "dataset": name, "model": chosen.name, "checkpoint": chosen.hash, "checkpoint_location": chosen.location,
+            "dataset": name, "model": chosen.name, "checkpoint": identity, "checkpoint_location": chosen.location,
             "recipe": chosen.recipe.name, "archive_snapshot": snapshot, "init_time": iso(t), "lead": lead,
             "members": members, "seed": seed, "code_version": eoflow.__version__, "created": created,
             "initial_frames": frames.digest(t),
             "command": command
             or f"eoflow forecast --lead {lead} --dataset {name} --model {chosen.name} --init {iso(t)}",
         }  # fmt: skip
-        todo.append(Run(t, key, chosen.hash, snapshot, created, json.dumps(record)))
+        todo.append(Run(t, key, identity, snapshot, created, json.dumps(record)))
     _run_all(cube, chosen, frames, todo, step, steps, members, seed, progress)
     latest = _publish(cube, inits, todo) if publish else ws.url(*cube.parts, "latest.zarr")
     if out is not None:
@@ -120,7 +121,7 @@ def forecast(
     )
     return ForecastReport(
         dataset=name, model=chosen.name, lead=format_duration(step * steps), inits=[iso(t) for t in inits],
-        new=len(todo), unchanged=len(inits) - len(todo), members=members, checkpoint=chosen.hash,
+        new=len(todo), unchanged=len(inits) - len(todo), members=members, checkpoint=identity,
         seconds=time.monotonic() - started, latest=latest, open_lines=lines, skill=chosen.scores,
     )  # fmt: skip
 
@@ -238,9 +239,9 @@ def initial_times(
     return [t]
 
 
-def run_key(chosen: Checkpoint, frames_digest: str, members: int, seed: int) -> str:
+def run_key(checkpoint_hash: str, frames_digest: str, members: int, seed: int) -> str:
     """Identity of a run, without its lead."""
-    text = f"{chosen.hash}|{frames_digest}|{members}|{seed if members > 1 else 0}"
+    text = f"{checkpoint_hash}|{frames_digest}|{members}|{seed if members > 1 else 0}"
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

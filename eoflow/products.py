@@ -194,7 +194,7 @@ def open_product(
     name: `forecast` (the cube of `dataset` and `model`, by default the one written last) or the name of an ingested
     dataset (then `as_of` may name a snapshot or time). Raises BadInput naming what there is.
     """
-    ws = workspace if isinstance(workspace, Workspace) else Workspace(workspace)
+    ws = Workspace.of(workspace)
     if name != "forecast":
         from eoflow.archive import Archive
 

@@ -74,7 +74,7 @@ def train(
     from eoflow.prepare.run import prepare
 
     started = time.monotonic()
-    ws = workspace if isinstance(workspace, Workspace) else Workspace(workspace)
+    ws = Workspace.of(workspace)
     rec = recipe if isinstance(recipe, Recipe) else catalog.recipe(recipe, ws)
     rec = catalog.apply_overrides(rec, list(overrides))
     archive = Archive.load(ws, dataset)

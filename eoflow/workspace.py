@@ -49,6 +49,11 @@ class Workspace:
         if not self.is_local and not text.startswith("s3://"):
             raise BadInput(f"cannot use '{text}' as a workspace", todo="give a folder or an s3://bucket/prefix URL")
 
+    @classmethod
+    def of(cls, place: Workspace | str | os.PathLike[str] | None) -> Workspace:
+        """A workspace as given, or of a folder or URL, or of the settings for None."""
+        return place if isinstance(place, cls) else cls(place)  # type: ignore[arg-type]
+
     def __repr__(self) -> str:
         return f"Workspace({self.root!r})"
 

@@ -67,7 +67,7 @@ def _finish(report: IngestReport, workspace: Workspace, began: float) -> IngestR
 
 def ingest(
     name: str, files: Sequence[str | Path] = (), *, period: str | Period | None = None, start: Any = None,
-    end: Any = None, rewrite: bool = False, workspace: Workspace | None = None, now: Any = None,
+    end: Any = None, rewrite: bool = False, workspace: Workspace | str | None = None, now: Any = None,
     progress: Progress | None = None, cadence: str | None = None, overrides: dict[str, Any] | None = None,
 ) -> IngestReport:  # fmt: skip
     """Bring data into the archive of dataset `name`.
@@ -81,7 +81,7 @@ def ingest(
     its YAML, for example {"variables": {"msl": {"source_units": "hPa"}}}. now: the time it is taken to be (UTC).
     Raises BadInput, or Failure where the input was right and the work failed.
     """
-    began, workspace = time.perf_counter(), workspace or Workspace()
+    began, workspace = time.perf_counter(), Workspace.of(workspace)
     moment, tell = _now(now), progress or no_progress
     if files:
         from eoflow.ingest.by_hand import ingest_files
@@ -113,13 +113,13 @@ def ingest(
 
 
 def backfill(
-    name: str, *, period: str | Period | None = None, workspace: Workspace | None = None, now: Any = None,
+    name: str, *, period: str | Period | None = None, workspace: Workspace | str | None = None, now: Any = None,
     progress: Progress | None = None,
 ) -> IngestReport:  # fmt: skip
     """Try again all times that are missing, failed, partial or absent inside the archive, or inside `period`."""
     from eoflow.ingest.scheduled import ingest_dataset
 
-    began, workspace = time.perf_counter(), workspace or Workspace()
+    began, workspace = time.perf_counter(), Workspace.of(workspace)
     Archive.load(workspace, name)
     span = Period.parse(period) if period is not None else None
     entry = _entry(name, workspace)
@@ -127,18 +127,20 @@ def backfill(
     return _finish(report, workspace, began)
 
 
-def gaps(name: str, workspace: Workspace | None = None, *, period: str | Period | None = None, now: Any = None) -> Gaps:
+def gaps(
+    name: str, workspace: Workspace | str | None = None, *, period: str | Period | None = None, now: Any = None
+) -> Gaps:  # fmt: skip
     """What the schedule expects by now and the archive does not fully hold, and why. Raises BadInput."""
-    workspace = workspace or Workspace()
+    workspace = Workspace.of(workspace)
     archive = Archive.load(workspace, name)
     return of_archive(archive, _entry(name, workspace), _now(now), Period.parse(period) if period is not None else None)
 
 
-def history(name: str, workspace: Workspace | None = None) -> list[Commit]:
+def history(name: str, workspace: Workspace | str | None = None) -> list[Commit]:
     """Every state of the archive, newest first, with what made it. Raises BadInput."""
-    return Archive.load(workspace or Workspace(), name).history()
+    return Archive.load(Workspace.of(workspace), name).history()
 
 
-def rollback(name: str, snapshot: str, workspace: Workspace | None = None) -> str:
+def rollback(name: str, snapshot: str, workspace: Workspace | str | None = None) -> str:
     """Make an earlier state the newest one; returns the new snapshot. Later states stay reachable. Raises BadInput."""
-    return Archive.load(workspace or Workspace(), name).rollback(snapshot)
+    return Archive.load(Workspace.of(workspace), name).rollback(snapshot)

@@ -101,7 +101,7 @@ def prepare(
     times, so that data appended outside the periods changes nothing. Raises BadInput for an unknown recipe or
     dataset, members, or too little data.
     """
-    ws = workspace if isinstance(workspace, Workspace) else Workspace(workspace)
+    ws = Workspace.of(workspace)
     rec = recipe if isinstance(recipe, Recipe) else catalog.recipe(recipe, ws)
     archive = Archive.load(ws, dataset)
     schema = archive.schema.select(rec.variables) if rec.variables else archive.schema

@@ -42,7 +42,7 @@ def verify(
     """
     from eoflow.verify.scorecard import score
 
-    ws = workspace if isinstance(workspace, Workspace) else Workspace(workspace)
+    ws = Workspace.of(workspace)
     name = dataset or only_dataset(ws)
     archive = Archive.load(ws, name)
     asked = [m.strip() for m in models.split(",")] if isinstance(models, str) else models
