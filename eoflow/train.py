@@ -87,6 +87,8 @@ def train(
     torch.manual_seed(rec.training.seed)
     model = checkpoint.build(rec, signature)  # before the long work: a bad option is found now
 
+    if resume and not list((ws.cache / "training").glob(f"{dataset}-{rec.trained_name}-*/last.ckpt")):
+        raise BadInput("there is no interrupted training to resume", where=ws.root, todo="leave --resume out")
     prepared = prepare(rec, dataset, train_period=train_period, workspace=ws, progress=progress, like=like)
     key = hashlib.sha256(f"{rec.model_dump_json()}|{prepared.key}|{eoflow.__version__}".encode()).hexdigest()[:16]
     done = _finished(ws, dataset, rec.trained_name, key)
@@ -96,7 +98,8 @@ def train(
     with ws.lock(f"train-{dataset}-{rec.trained_name}"):
         state = ws.cache / "training" / f"{dataset}-{rec.trained_name}-{key}"
         if resume and not (state / "last.ckpt").exists():
-            raise BadInput("there is no interrupted training to resume", where=str(state), todo="leave --resume out")
+            todo = "leave --resume out: recipe, data or code have changed since"
+            raise BadInput("there is no interrupted training like this one to resume", where=str(state), todo=todo)
         if model.closed_form:
             steps = 0
             _fit_closed_form(model, prepared, rec)
