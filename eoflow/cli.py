@@ -191,6 +191,9 @@ def verify(
             c.print(table)
         for line in card.statements(card.header["main_model"]):
             c.print(line, markup=False)
+        if gate := card.header.get("gate"):
+            verdict = {True: "passed", False: "NOT passed", None: "cannot be told"}[gate["passed"]]
+            c.print(f"gate of the recipe: {verdict}: {gate['why']}", markup=False)
         places = [f"scores: {ws.url('scores', name, 'scores.json')}", *([f"figure: {figure}"] if figure else [])]
         c.print("\n".join(places), markup=False)
 

@@ -76,8 +76,22 @@ def verify(
         forecasts, archive.open(chunks=None), mean_state, dataset=name, period=Period.parse(period) if period else None,
         exclude=exclude, climatology_name=_climatology_name(splits, trained),
     )  # fmt: skip
+    if trained is not None:
+        card.header["gate"] = _gate(card, main.model, trained)
     ws.write_text(card.to_json(), "scores", name, "scores.json")
     return card
+
+
+def _gate(card: Scorecard, model: str, trained: Checkpoint) -> dict[str, Any]:
+    """Whether the model passes the gate of its recipe on this scorecard, and why (or why it cannot be told)."""
+    from eoflow.verify.gate import check
+
+    gate = trained.recipe.gate
+    try:
+        result = check(card, model, gate.baseline, gate.metric, gate.lead)
+    except BadInput as e:
+        return {"passed": None, "why": e.what}
+    return {"passed": result.passed, "why": result.why}
 
 
 def _with_forecasts(ws: Workspace, name: str) -> list[ForecastCube]:

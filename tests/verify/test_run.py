@@ -17,7 +17,10 @@ def test_scorecard_of_a_held_out_period(trained_copy):
     day1 = {m: card.get(m, "z500", 24.0, "rmse") for m in card.models}
     assert day1["puyun"].value < day1["persistence"].value
     assert len({r.n for r in day1.values()}) == 1  # the same cases for all
-    rows = json.loads(ws.read_text("scores", "small", "scores.json"))["rows"]
+    document = json.loads(ws.read_text("scores", "small", "scores.json"))
+    assert document["header"]["gate"]["passed"] is True  # better than persistence at day 1, as its recipe asks
+    assert "persistence" in document["header"]["gate"]["why"]
+    rows = document["rows"]
     keys = {"dataset", "model", "variable", "lead_hours", "metric", "value", "low", "high", "n"}
     assert all(set(r) == keys for r in rows)
     assert {"rmse", "bias", "acc", "activity"} <= {r["metric"] for r in rows}
