@@ -147,9 +147,6 @@ class Training(_Model):
     rollout: tuple[RolloutPhase, ...] = ()
     gradient_clip: float = 1.0
     seed: int = 0
-    patience: int = Field(
-        default=0, description="epochs without a better validation loss before a phase ends; 0: never"
-    )
 
 
 class CalibrationRecipe(_Model):
