@@ -18,7 +18,7 @@ PACKAGE = REPO / "eoflow"
 FLOORS = [
     {"errors", "times", "_callable", "config", "registry", "schema", "workspace", "catalog"},
     {"models"},
-    {"layout"},
+    {"layout", "chunks"},
     {"archive"},
     {"sources"},
     {"ingest"},

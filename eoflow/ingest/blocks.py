@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import xarray as xr
 
 Array = np.ndarray[Any, Any]
-BLOCK_BYTES = 32 * MIB
+BLOCK_BYTES = 48 * MIB
 """At most; larger blocks gain nothing, and memory that malloc cannot reuse costs page faults."""
 WHOLE = slice(None)
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from eoflow import chunks
 from eoflow.catalog import DatasetEntry
 from eoflow.config import settings
 from eoflow.ingest import retry
@@ -79,7 +80,7 @@ def writer(array_of: Callable[[str], Any]) -> Callable[[Part, Array, Array], Non
             a[(slice(first, last), *rest)] = whole
             return
         for i, j in pairwise(cuts):
-            a[(slice(int(index[i]), int(index[j - 1]) + 1), *rest)] = values[i:j]
+            chunks.write(a, (slice(int(index[i]), int(index[j - 1]) + 1), *rest), values[i:j])
 
     return write
 

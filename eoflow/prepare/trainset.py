@@ -16,7 +16,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import threading
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
@@ -24,6 +23,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from eoflow import chunks
 from eoflow.config import settings
 from eoflow.errors import BadInput
 from eoflow.prepare.normalize import Normalizer
@@ -36,27 +36,16 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 FORMAT = 1
-ZARRS = {"codec_pipeline.path": "zarrs.ZarrsCodecPipeline"}
 BLOCK_BYTES = 256 << 20
 Fields = np.ndarray[Any, np.dtype[np.float32]]
-_OPENING = threading.Lock()
-_zarrs_pid: int | None = None
 
 
 def open_fast(path: str | Path, mode: Literal["r", "r+"]) -> Any:
-    """Open a Zarr array through the zarrs pipeline.
-
-    Its threads do not survive a fork (a read in the child would wait for ever), so a process forked from one that
-    has used it opens the array with zarr's own pipeline instead.
-    """
+    """Open a Zarr array through the zarrs pipeline."""
     import zarr
 
-    global _zarrs_pid
-    with _OPENING:  # zarr's configuration is global, and leaving its context in another order would leave it changed
-        if _zarrs_pid is None:
-            _zarrs_pid = os.getpid()
-        with zarr.config.set(ZARRS if _zarrs_pid == os.getpid() else {}):
-            return zarr.open_array(str(path), mode=mode, zarr_format=3)
+    with chunks.zarrs():
+        return zarr.open_array(str(path), mode=mode, zarr_format=3)
 
 
 class Store:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from eoflow import chunks
 from eoflow.errors import BadInput
 from eoflow.sources import conventions, remote
 from eoflow.sources.base import Area, Asset, AssetCorrupt, AssetMissing, SourceContext
@@ -55,14 +57,15 @@ def _open(target: str, group: str | None, storage: dict[str, Any] | None, where:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # xarray warns about stores without consolidated metadata
-            ds: xr.Dataset = xr.open_zarr(
-                target,
-                group=group,
-                chunks=None,
-                decode_times=False,
-                decode_timedelta=False,
-                storage_options=storage or None,
-            )
+            with chunks.zarrs() if storage is None else nullcontext():
+                ds: xr.Dataset = xr.open_zarr(
+                    target,
+                    group=group,
+                    chunks=None,
+                    decode_times=False,
+                    decode_timedelta=False,
+                    storage_options=storage or None,
+                )
     except Exception as e:
         if type(e).__name__ in ("GroupNotFoundError", "PathNotFoundError", "FileNotFoundError", "ContainsArrayError"):
             raise AssetMissing("no Zarr group is there", where=where, todo="check the address and the group") from e

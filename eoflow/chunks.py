@@ -1,0 +1,107 @@
+"""Chunks without zarr-python's event loop: read by zarrs, or encoded in the calling thread and handed to the store.
+
+zarr-python assembles every chunk on its one event-loop thread, which is what limits several writers of one process.
+Where a write covers whole chunks and the array's codecs are plain (bytes, blosc), the chunk is a view of the values:
+it is compressed where it is, and only the compressed bytes go through the loop. The bytes are those that zarr would
+store. Everything else is left to zarr.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import zarr
+
+Array = np.ndarray[Any, Any]
+ZARRS = {"codec_pipeline.path": "zarrs.ZarrsCodecPipeline"}
+_OPENING = threading.Lock()
+_zarrs_pid: int | None = None
+
+
+@contextmanager
+def zarrs() -> Iterator[None]:
+    """Arrays that are opened inside are read by the zarrs pipeline (local files and http; what it lacks zarr does).
+
+    Its threads do not survive a fork (a read in the child would wait for ever), so a process forked from one that
+    has used it opens arrays with zarr's own pipeline instead.
+    """
+    import zarr
+
+    global _zarrs_pid
+    with _OPENING:  # zarr's configuration is global, and leaving its context in another order would leave it changed
+        if _zarrs_pid is None:
+            _zarrs_pid = os.getpid()
+        with zarr.config.set(ZARRS if _zarrs_pid == os.getpid() else {}):
+            yield
+
+
+def write(array: zarr.Array, where: tuple[slice, ...], values: Array) -> None:
+    """array[where] = values. `where`: slices with bounds (or whole), one for each dimension or fewer."""
+    codec = _plain(array)
+    region = _region(array, where)
+    if codec is None or not _aligned(array, region):
+        array[where] = values
+        return
+    for at, part in _cut(array, region, values):
+        _put(array, at, codec.encode(part))
+
+
+def _plain(array: zarr.Array) -> Any | None:
+    """The compressor, where an array has native bytes, one blosc codec and no shards; else None."""
+    from numcodecs import Blosc
+    from zarr.codecs import BloscCodec, BytesCodec
+
+    meta: Any = array.metadata
+    if meta.zarr_format != 3 or array.shards is not None or len(meta.codecs) != 2:
+        return None
+    first, second = meta.codecs
+    native = isinstance(first, BytesCodec) and (first.endian is None or first.endian.value == "little")
+    if not native or not isinstance(second, BloscCodec):
+        return None
+    shuffle = ("noshuffle", "shuffle", "bitshuffle").index(second.shuffle.name)
+    return Blosc(second.cname.name, second.clevel, shuffle, second.blocksize, typesize=second.typesize)
+
+
+def _region(array: zarr.Array, where: tuple[slice, ...]) -> list[tuple[int, int]]:
+    full = (*where, *[slice(None)] * (array.ndim - len(where)))
+    return [s.indices(n)[:2] for s, n in zip(full, array.shape, strict=True)]
+
+
+def _aligned(array: zarr.Array, region: list[tuple[int, int]]) -> bool:
+    """Whether the region holds whole chunks only (the last of a dimension may be cut by the array's end)."""
+    return all(
+        a % c == 0 and (b % c == 0 or b == n) for (a, b), c, n in zip(region, array.chunks, array.shape, strict=True)
+    )
+
+
+def _cut(array: zarr.Array, region: list[tuple[int, int]], values: Array) -> Any:
+    """(chunk coordinates, contiguous values of the whole chunk) of every chunk in the region."""
+    values = np.asarray(values, array.dtype)
+    grids = [range(a // c, math.ceil(b / c)) for (a, b), c in zip(region, array.chunks, strict=True)]
+    for at in itertools.product(*grids):
+        part = values[tuple(
+            slice(i * c - a, min((i + 1) * c, b) - a)
+            for i, (a, b), c in zip(at, region, array.chunks, strict=True)
+        )]  # fmt: skip
+        if part.shape != tuple(array.chunks):  # a chunk at the end is stored whole
+            whole = np.full(array.chunks, array.fill_value, array.dtype)
+            whole[tuple(slice(n) for n in part.shape)] = part
+            part = whole
+        yield at, np.ascontiguousarray(part)
+
+
+def _put(array: zarr.Array, at: tuple[int, ...], encoded: bytes) -> None:
+    from zarr.core.buffer import default_buffer_prototype
+    from zarr.core.sync import sync
+
+    path = array.store_path / array.metadata.encode_chunk_key(at)
+    sync(path.set(default_buffer_prototype().buffer.from_bytes(encoded)))
