@@ -187,9 +187,7 @@ def _climatology(ws: Workspace, archive: Archive, trained: Checkpoint | None, pr
         at = labels.index(channel.label)
         clock = torch.from_numpy(year_and_day_fraction(np.asarray(times)))
         with torch.inference_mode():
-            parts = [
-                fitted.normalizer.decode(state(c).numpy())[:, at] for c in torch.split(clock, 64)
-            ]
+            parts = [fitted.normalizer.decode(state(c).numpy())[:, at] for c in torch.split(clock, 64)]
         return np.concatenate(parts)
 
     return mean_state
