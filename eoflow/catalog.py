@@ -6,7 +6,7 @@ Entries are looked up in the workspace first (`catalogs/` inside it), then among
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
@@ -16,19 +16,24 @@ from eoflow.registry import nearest
 from eoflow.times import Cadence, Period, parse_duration, parse_time
 from eoflow.workspace import Workspace, check_name
 
+if TYPE_CHECKING:
+    from eoflow.catalog_scenes import SceneEntry
 
-class _Model(BaseModel):
+
+class Model(BaseModel):
+    """Base of everything that is written in a catalog: unknown keys are errors."""
+
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class SourceRef(_Model):
+class SourceRef(Model):
     """Which driver reads the dataset, and its arguments."""
 
     driver: str
     args: dict[str, Any] = {}
 
 
-class VariableEntry(_Model):
+class VariableEntry(Model):
     """One variable as eoflow stores it. Whatever is left out is taken from the file or from the lexicon."""
 
     source_name: str | None = Field(default=None, description="the provider's name, if it differs")
@@ -43,7 +48,7 @@ class VariableEntry(_Model):
     static: bool = False
 
 
-class Schedule(_Model):
+class Schedule(Model):
     """The expected time axis: `start`, then every `cadence`; published `delay` after the time itself.
 
     `end: null` for a running dataset. For files given by hand `end` is the last time that was seen.
@@ -82,14 +87,14 @@ class Schedule(_Model):
         return axis if period is None else np.asarray(axis[period.contains(axis)])
 
 
-class Checks(_Model):
+class Checks(Model):
     """Limits that an incoming field must keep."""
 
     max_nan_fraction: float = Field(default=0.0, ge=0, le=1, description="NaN fraction a field may have")
     static_nan_mask: bool = Field(default=False, description="NaN (land, sea) must be where the archive has it")
 
 
-class Splits(_Model):
+class Splits(Model):
     """Periods of training, validation and test; gaps between them are the entry's own business."""
 
     train: str
@@ -97,7 +102,7 @@ class Splits(_Model):
     test: str | None = None
 
 
-class DatasetEntry(_Model):
+class DatasetEntry(Model):
     """A dataset that eoflow can ingest."""
 
     name: str
@@ -118,14 +123,14 @@ class DatasetEntry(_Model):
         return check_name(v, "dataset name")
 
 
-class NetworkRef(_Model):
+class NetworkRef(Model):
     """The network of a recipe: a registered model or `pkg.module:Class`, and its options."""
 
     name: str
     options: dict[str, Any] = {}
 
 
-class RolloutPhase(_Model):
+class RolloutPhase(Model):
     """One fine-tuning phase: `epochs` epochs over `steps`-step rollouts at learning rate `lr`."""
 
     epochs: float
@@ -133,7 +138,7 @@ class RolloutPhase(_Model):
     lr: float
 
 
-class Training(_Model):
+class Training(Model):
     """How a network is trained. `None` = chosen from the amount of data; the choice is saved with the weights."""
 
     epochs: float | None = None
@@ -149,7 +154,7 @@ class Training(_Model):
     seed: int = 0
 
 
-class CalibrationRecipe(_Model):
+class CalibrationRecipe(Model):
     """Lead-dependent damping toward climatology, fitted on the validation period."""
 
     enabled: bool = True
@@ -157,7 +162,7 @@ class CalibrationRecipe(_Model):
     cases: int = Field(default=200, description="validation initial times at most")
 
 
-class Gate(_Model):
+class Gate(Model):
     """What a checkpoint must beat on the validation period before it may be promoted."""
 
     baseline: str = "persistence"
@@ -165,7 +170,7 @@ class Gate(_Model):
     lead: str = "1d"
 
 
-class Recipe(_Model):
+class Recipe(Model):
     """Task, network, inputs, training, gate: everything that makes a checkpoint, but the data."""
 
     name: str
@@ -196,13 +201,17 @@ if not SHIPPED.is_dir():  # a checkout: catalogs/ lies beside the package; a whe
 
 def parse(text: str, model: type[T], where: str) -> T:
     """YAML text -> a validated object. Raises BadInput naming the file, the key and the nearest right key."""
+    return validate(_raw(text, where), model, where)
+
+
+def _raw(text: str, where: str) -> dict[str, Any]:
     try:
         raw = yaml.safe_load(text)
     except yaml.YAMLError as e:
         raise BadInput("this is not valid YAML", where=where, todo=str(e).replace("\n", " ")) from None
     if not isinstance(raw, dict):
         raise BadInput("the file holds no mapping of keys", where=where, todo="start from `eoflow datasets show NAME`")
-    return validate(raw, model, where)
+    return raw
 
 
 def validate(raw: dict[str, Any], model: type[T], where: str) -> T:
@@ -246,45 +255,65 @@ def names(kind: Literal["datasets", "models"], workspace: Workspace | None = Non
     return sorted(found)
 
 
-def _load(kind: Literal["datasets", "models"], name: str, model: type[T], workspace: Workspace | None) -> T:
+def _text(kind: Literal["datasets", "models"], name: str, workspace: Workspace | None) -> tuple[str, str]:
+    """YAML text of an entry and where it lies. Raises BadInput."""
     if name.endswith((".yaml", ".yml")):
         path = Path(name)
         if not path.is_file():
             raise BadInput(f"no file '{name}'")
-        return parse(path.read_text(encoding="utf-8"), model, str(path))
+        return path.read_text(encoding="utf-8"), str(path)
     check_name(name)
     if workspace is not None and workspace.exists("catalogs", kind, f"{name}.yaml"):
-        return parse(
-            workspace.read_text("catalogs", kind, f"{name}.yaml"),
-            model,
-            workspace.url("catalogs", kind, f"{name}.yaml"),
-        )
+        key = ("catalogs", kind, f"{name}.yaml")
+        return workspace.read_text(*key), workspace.url(*key)
     shipped = SHIPPED / kind / f"{name}.yaml"
     if not shipped.is_file():
         what = {"datasets": "dataset", "models": "recipe"}[kind]
         known = names(kind, workspace)
         raise BadInput(f"no {what} called '{name}'{nearest(name, known)}", todo=f"choose from {', '.join(known)}")
-    return parse(shipped.read_text(encoding="utf-8"), model, str(shipped))
+    return shipped.read_text(encoding="utf-8"), str(shipped)
+
+
+def entry(name: str, workspace: Workspace | None = None) -> DatasetEntry | SceneEntry:
+    """The entry called `name`, or in the file `name.yaml`: of fields or of scenes. Raises BadInput."""
+    text, where = _text("datasets", name, workspace)
+    return parse_entry(text, where)
+
+
+def parse_entry(text: str, where: str) -> DatasetEntry | SceneEntry:
+    """YAML text -> an entry of fields, or of scenes where it says `kind: scenes`. Raises BadInput."""
+    from eoflow.catalog_scenes import SceneEntry
+
+    scenes = isinstance(raw := _raw(text, where), dict) and raw.get("kind") == "scenes"
+    return validate(raw, SceneEntry, where) if scenes else validate(raw, DatasetEntry, where)
 
 
 def dataset(name: str, workspace: Workspace | None = None) -> DatasetEntry:
-    """The entry called `name`, or in the file `name.yaml`. Raises BadInput."""
-    return _load("datasets", name, DatasetEntry, workspace)
+    """The entry of the field dataset called `name`, or in the file `name.yaml`. Raises BadInput."""
+    found = entry(name, workspace)
+    if not isinstance(found, DatasetEntry):
+        raise BadInput(
+            f"'{found.name}' is a dataset of scenes, and this needs one of fields on a latitude-longitude grid",
+            todo="eoflow datasets list",
+        )
+    return found
 
 
 def recipe(name: str, workspace: Workspace | None = None) -> Recipe:
     """The recipe called `name`, or in the file `name.yaml`. Raises BadInput."""
-    return _load("models", name, Recipe, workspace)
+    text, where = _text("models", name, workspace)
+    return parse(text, Recipe, where)
 
 
 def to_yaml(obj: BaseModel) -> str:
-    """The YAML of an entry, without the keys that hold their default."""
-    return yaml.safe_dump(
-        obj.model_dump(mode="json", exclude_defaults=True), sort_keys=False, allow_unicode=True, width=110
-    )
+    """The YAML of an entry, without the keys that hold their default (but with its `kind`)."""
+    out = obj.model_dump(mode="json", exclude_defaults=True)
+    if hasattr(obj, "kind"):
+        out = {"kind": obj.kind, **out}
+    return yaml.safe_dump(out, sort_keys=False, allow_unicode=True, width=110)
 
 
-def save_dataset(entry: DatasetEntry, workspace: Workspace) -> str:
+def save_dataset(entry: DatasetEntry | SceneEntry, workspace: Workspace) -> str:
     """Write an entry into the workspace's catalog; returns where."""
     workspace.write_text(to_yaml(entry), "catalogs", "datasets", f"{entry.name}.yaml")
     return workspace.url("catalogs", "datasets", f"{entry.name}.yaml")

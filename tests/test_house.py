@@ -16,9 +16,9 @@ PACKAGE = REPO / "eoflow"
 
 # From the ground up. A room imports from floors below it, and from itself.
 FLOORS = [
-    {"errors", "times", "_callable", "config", "registry", "schema", "workspace", "catalog"},
+    {"errors", "times", "_callable", "config", "registry", "schema", "bands", "quality", "workspace", "catalog"},
     {"models"},
-    {"layout", "chunks"},
+    {"layout", "chunks", "tiling"},
     {"archive"},
     {"sources"},
     {"ingest"},
@@ -35,7 +35,7 @@ FLOORS = [
     {"cli"},
     {"__main__"},
 ]
-ONE_ROOM = {"cube_writer": "products", "transaction": "archive", "commits": "archive", "cli_archive": "cli"}
+ONE_ROOM = {"catalog_scenes": "catalog", "cube": "archive", "cube_layout": "archive", "cube_writer": "products", "transaction": "archive", "commits": "archive", "cli_archive": "cli"}
 FLOOR = {room: i for i, rooms in enumerate(FLOORS) for room in rooms}
 
 TOP_LEVEL = {
