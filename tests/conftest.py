@@ -61,3 +61,16 @@ def trained_copy(trained, tmp_path):
     made_by_tests = shutil.ignore_patterns("products", "scores", "locks")
     shutil.copytree(trained.root, tmp_path / "workspace", symlinks=True, ignore=made_by_tests)
     return Workspace(tmp_path / "workspace")
+
+
+@pytest.fixture(scope="session")
+def worlds():
+    """Small made-up worlds: truth, forecast cubes, means (tests/worlds.py)."""
+    import worlds as toy_worlds
+
+    return toy_worlds
+
+
+@pytest.fixture(scope="session")
+def truth(worlds):
+    return worlds.truth_world()

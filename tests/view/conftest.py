@@ -1,17 +1,6 @@
 from __future__ import annotations
 
 import pytest
-import worlds as toy_worlds
-
-
-@pytest.fixture(scope="session")
-def worlds():
-    return toy_worlds
-
-
-@pytest.fixture(scope="session")
-def truth(worlds):
-    return worlds.truth_world()
 
 
 @pytest.fixture(scope="session")
