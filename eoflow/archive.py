@@ -36,7 +36,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from eoflow.commits import Commit, commits, find
+from eoflow.commits import Commit, commits, configuration, find, quiet
 from eoflow.errors import BadInput, Failure
 from eoflow.schema import FieldSchema
 from eoflow.times import NS, Cadence
@@ -101,22 +101,31 @@ class Archive:
         from eoflow.transaction import build
 
         archive = cls(workspace, entry.name)
-        with archive.writing():
-            if archive.exists(branch):
-                raise BadInput(f"dataset '{entry.name}' has an archive already", where=workspace.root)
-            archive._make_repo(branch)
-            with archive.transaction(f"create {entry.name}", {"what": "create"}, branch, hidden=branch != MAIN) as tx:
-                build(tx, entry, schema, static, expected_steps)
+        hidden = branch != MAIN
+        with (
+            archive.beginning(branch),
+            archive.transaction(f"create {entry.name}", {"what": "create"}, branch, hidden) as tx,
+        ):
+            build(tx, entry, schema, static, expected_steps)
         return archive
+
+    @contextmanager
+    def beginning(self, branch: str = MAIN) -> Iterator[None]:
+        """Hold the lock with an empty repository there, for the first commit. Raises BadInput if there is a state."""
+        with self.writing():
+            if self.exists(branch):
+                raise BadInput(f"dataset '{self.name}' has an archive already", where=self.workspace.root)
+            self._make_repo(branch)
+            yield
 
     def _make_repo(self, branch: str) -> None:
         import icechunk
 
-        _quiet()
+        quiet()
         if self._stored():
-            self._repo = icechunk.Repository.open(self._storage(), config=_config())
+            self._repo = icechunk.Repository.open(self._storage(), config=configuration())
         else:
-            self._repo = icechunk.Repository.create(self._storage(), config=_config())
+            self._repo = icechunk.Repository.create(self._storage(), config=configuration())
         if branch != MAIN and branch not in self.repo.list_branches():
             self.repo.create_branch(branch, self.repo.lookup_branch(MAIN))
 
@@ -126,7 +135,7 @@ class Archive:
     def _stored(self) -> bool:
         import icechunk
 
-        _quiet()
+        quiet()
         # icechunk makes the folder when it only looks
         return self.workspace.exists("archives", self.name) and icechunk.Repository.exists(self._storage())
 
@@ -136,8 +145,8 @@ class Archive:
         if self._repo is None:
             import icechunk
 
-            _quiet()
-            self._repo = icechunk.Repository.open(self._storage(), config=_config())
+            quiet()
+            self._repo = icechunk.Repository.open(self._storage(), config=configuration())
         return self._repo
 
     def exists(self, branch: str = MAIN) -> bool:
@@ -179,6 +188,11 @@ class Archive:
     def attrs(self, as_of: str | None = None, branch: str = MAIN) -> dict[str, Any]:
         """Attributes of the root group."""
         return dict(self._meta(self.resolve(as_of, branch))["attrs"])
+
+    @property
+    def kind(self) -> str:
+        """`fields`, or `scenes` (see eoflow.cube)."""
+        return str(self._meta(self.snapshot)["attrs"].get("eoflow_kind", "fields"))
 
     @property
     def schema(self) -> FieldSchema:
@@ -370,22 +384,6 @@ class Archive:
             shutil.rmtree(self.workspace.path("archives", self.name), ignore_errors=True)
         elif self.workspace.exists("archives", self.name):
             self.workspace.fs().rm(self.workspace.url("archives", self.name), recursive=True)
-
-
-def _quiet() -> None:
-    """Silence icechunk's warning about concurrent local commits: `writing` serialises them."""
-    import icechunk
-
-    icechunk.set_logs_filter("icechunk=error")
-
-
-def _config() -> icechunk.RepositoryConfig:
-    """Default configuration with a smaller cache of chunk references (the default can take gigabytes)."""
-    import icechunk
-
-    config = icechunk.RepositoryConfig.default()
-    config.caching = icechunk.CachingConfig(num_chunk_refs=1_000_000)
-    return config
 
 
 def dumps(obj: Any) -> str:

@@ -44,15 +44,23 @@ def zarrs() -> Iterator[None]:
             yield
 
 
-def write(array: zarr.Array, where: tuple[slice, ...], values: Array) -> None:
-    """array[where] = values. `where`: slices with bounds (or whole), one for each dimension or fewer."""
+def write(array: zarr.Array, where: tuple[slice, ...], values: Array, drop_empty: bool = False) -> None:
+    """array[where] = values. `where`: slices with bounds (or whole), one for each dimension or fewer.
+
+    drop_empty: a chunk that holds nothing but the fill value is deleted instead of stored.
+    """
     codec = _plain(array)
     region = _region(array, where)
     if codec is None or not _aligned(array, region):
+        if drop_empty:
+            array = array.with_config({"write_empty_chunks": False})
         array[where] = values
         return
     for at, part in _cut(array, region, values):
-        _put(array, at, codec.encode(part))
+        if drop_empty and _empty(part, array.fill_value):
+            _delete(array, at)
+        else:
+            _put(array, at, codec.encode(part))
 
 
 def _plain(array: zarr.Array) -> Any | None:
@@ -99,9 +107,57 @@ def _cut(array: zarr.Array, region: list[tuple[int, int]], values: Array) -> Any
         yield at, np.ascontiguousarray(part)
 
 
+def _empty(part: Array, fill: Any) -> bool:
+    if part.flat[0] != fill and not (part.dtype.kind == "f" and np.isnan(part.flat[0]) and np.isnan(fill)):
+        return False  # most chunks are told apart by their first value
+    return bool(np.isnan(part).all() if part.dtype.kind == "f" and np.isnan(fill) else (part == fill).all())
+
+
+def _delete(array: zarr.Array, at: tuple[int, ...]) -> None:
+    from zarr.core.sync import sync
+
+    sync((array.store_path / array.metadata.encode_chunk_key(at)).delete())
+
+
 def _put(array: zarr.Array, at: tuple[int, ...], encoded: bytes) -> None:
     from zarr.core.buffer import default_buffer_prototype
     from zarr.core.sync import sync
 
     path = array.store_path / array.metadata.encode_chunk_key(at)
     sync(path.set(default_buffer_prototype().buffer.from_bytes(encoded)))
+
+
+def move(array: zarr.Array, source: int, target: int) -> None:
+    """Make the chunks at position `source` of the first dimension (chunks of length 1) those at `target`, as encoded."""
+    import asyncio
+
+    from zarr.core.buffer import default_buffer_prototype
+    from zarr.core.sync import sync
+
+    async def one(key: tuple[int, ...]) -> None:
+        there = array.store_path / array.metadata.encode_chunk_key((target, *key))
+        found = await (array.store_path / array.metadata.encode_chunk_key((source, *key))).get(
+            default_buffer_prototype()
+        )
+        await (there.delete() if found is None else there.set(found))
+
+    async def several(keys: list[tuple[int, ...]]) -> None:
+        await asyncio.gather(*(one(k) for k in keys))
+
+    for keys in _rest(array):
+        sync(several(keys))
+
+
+def clear(array: zarr.Array, position: int) -> None:
+    """Delete the chunks at a position of the first dimension (chunks of length 1): the fill value is read there."""
+    for keys in _rest(array):
+        for key in keys:
+            _delete(array, (position, *key))
+
+
+def _rest(array: zarr.Array, at_once: int = 64) -> Iterator[list[tuple[int, ...]]]:
+    """Chunk coordinates of all dimensions but the first, some at a time."""
+    counts = [math.ceil(n / c) for n, c in zip(array.shape[1:], array.chunks[1:], strict=True)]
+    keys = itertools.product(*(range(n) for n in counts))
+    while some := list(itertools.islice(keys, at_once)):
+        yield some

@@ -9,6 +9,7 @@ import typer
 
 from eoflow import __version__
 from eoflow.cli_archive import PeriodOption, archive, datasets
+from eoflow.cli_scenes import scenes, splits
 from eoflow.console import INTERRUPTED, OPTIONS, console, emit, fail, misused, progress_bar, workspace
 from eoflow.errors import BadInput
 
@@ -19,6 +20,8 @@ app = typer.Typer(
 models = typer.Typer(no_args_is_help=True, help="What can be trained and run: recipes and checkpoints.")
 app.add_typer(datasets, name="datasets")
 app.add_typer(archive)
+app.add_typer(scenes)
+app.add_typer(splits, name="splits")
 app.add_typer(models, name="models")
 
 _WITH_VALUE = ("--workspace", "--dask")

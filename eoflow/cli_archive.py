@@ -25,9 +25,10 @@ def datasets_list() -> None:
     from eoflow.view import tables
 
     ws = workspace()
-    entries = [catalog.dataset(n, ws) for n in catalog.names("datasets", ws)]
+    entries = [catalog.entry(n, ws) for n in catalog.names("datasets", ws)]
     ingested = set(ws.names("archives"))
-    rows = [{"name": e.name, "title": e.title, "driver": e.source.driver, "cadence": e.schedule.cadence,
+    rows = [{"name": e.name, "kind": getattr(e, "kind", "fields"), "title": e.title, "driver": e.source.driver,
+             "cadence": getattr(e.schedule, "cadence", None) or getattr(e.schedule, "revisit", None),
              "licence": e.licence, "ingested": e.name in ingested} for e in entries]  # fmt: skip
     emit(rows, lambda c: c.print(tables.datasets_table(rows)))
 
@@ -41,7 +42,7 @@ def datasets_show(
     from eoflow import catalog
 
     ws = workspace()
-    entry = catalog.dataset(name, ws)
+    entry = catalog.entry(name, ws)
     document: dict[str, Any] = {"entry": entry.model_dump(mode="json"), "archive": None}
     if name in ws.names("archives"):
         from eoflow.listing import describe_archive

@@ -1,4 +1,4 @@
-"""The history of an archive: its visible states, and how a person names one of them."""
+"""The history of an archive: its visible states, and how a person names one of them; how the repository is opened."""
 
 from __future__ import annotations
 
@@ -71,3 +71,23 @@ def find(states: list[Commit], text: str, name: str) -> str:
             return c.id
     first = iso(states[-1].time) if states else "never"
     raise BadInput(f"'{name}' held nothing at {text}", todo=f"its first state is of {first}")
+
+
+def quiet() -> None:
+    """Silence icechunk's warning about concurrent local commits: `writing` serialises them."""
+    import icechunk
+
+    icechunk.set_logs_filter("icechunk=error")
+
+
+def configuration() -> icechunk.RepositoryConfig:
+    """Default configuration with a smaller cache of chunk references (the default can take gigabytes)."""
+    import icechunk
+
+    config = icechunk.RepositoryConfig.default()
+    config.caching = icechunk.CachingConfig(num_chunk_refs=1_000_000)
+    # a tile gets a scene at a time: only the last few steps' references are written anew, not those of all times
+    tiles = icechunk.ManifestSplitCondition.path_matches("/tiles/.*")
+    along = {icechunk.ManifestSplitDimCondition.DimensionName("time"): 64}
+    config.manifest = icechunk.ManifestConfig(splitting=icechunk.ManifestSplittingConfig.from_dict({tiles: along}))
+    return config

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from eoflow.catalog import DatasetEntry
+    from eoflow.catalog_scenes import SceneEntry
     from eoflow.models.base import ForecastModel, Signature
 
 SHAPES = ((16, 32, True), (6, 9, False), (17, 33, False))
@@ -245,6 +246,47 @@ def check_source(entry: DatasetEntry, cache: Path, now: np.datetime64) -> list[R
     again = source.open(assets[0])
     same = all(np.array_equal(ds[v].values, again[v].values, equal_nan=True) for v in ds.data_vars)
     results.append(Result("opening again gives the same values", same))
+    return results
+
+
+def check_scene_source(entry: SceneEntry, cache: Path, now: np.datetime64) -> list[Result]:
+    """Check a source of scenes on its entry: the plan is ordered, inside the period and portable, headers are complete,
+    and the pixels that they promise are there, the same each time."""
+    from eoflow.sources.base import SourceContext
+    from eoflow.sources.raster import RasterReader
+    from eoflow.sources.scene import Scene, SceneSource
+    from eoflow.times import Period
+
+    source: SceneSource = registry.load("sources", entry.source.driver)(entry, SourceContext(cache=cache, now=now))
+    results = [Result("gives scenes", isinstance(source, SceneSource) and source.gives == "scenes")]
+    scenes = source.plan(None)
+    results.append(Result("plans at least one scene", bool(scenes)))
+    if not scenes:
+        return results
+    times = np.array([s.time for s in scenes])
+    window = Period(times[0], times[min(1, len(times) - 1)])
+    inside = np.array([s.time for s in source.plan(window)])
+    first = source.header(scenes[0])
+    incomplete = [n for n, b in first.bands.items() if b.dtype is None or b.grid is None or b.etag is None]
+    results += [
+        Result("scene ids are unique in a tile", len({(s.id, s.tile) for s in scenes}) == len(scenes)),
+        Result("scenes are in order", bool((np.diff(times) >= np.timedelta64(0, "ns")).all())),
+        Result("a period limits the plan", bool(window.contains(inside).all()) and len(inside) > 0),
+        Result("scenes survive JSON", all(Scene.from_json(s.to_json()) == s for s in (scenes[0], first))),
+        Result("headers are complete", not incomplete, ", ".join(incomplete)),
+        Result("a header is the same each time", source.header(scenes[0]) == first),
+    ]
+    reader = RasterReader(source.readable)
+    for name, band in first.bands.items():
+        if band.grid is None:
+            continue
+        values = reader.read(band, band.grid)
+        again = RasterReader(source.readable).read(band, band.grid)
+        fits = values.shape == tuple(band.grid.shape) and str(values.dtype) == band.dtype
+        results.append(Result(f"{name} is what its header says", fits, f"{values.shape}, {values.dtype}"))
+        results.append(
+            Result(f"{name} reads the same each time", np.array_equal(values, again, values.dtype.kind == "f"))
+        )
     return results
 
 

@@ -7,6 +7,7 @@ from typing import Any
 from eoflow import catalog, checkpoint, registry
 from eoflow.archive import Archive
 from eoflow.errors import BadInput, EoflowError
+from eoflow.holdings import kind_of
 from eoflow.predict import present_times
 from eoflow.products import cubes
 from eoflow.schema import FieldSchema
@@ -74,6 +75,10 @@ def status_rows(ws: Workspace) -> list[dict[str, Any]]:
             "scores": "",
         }
         try:
+            if kind_of(ws, name) == "scenes":
+                row |= _scenes_row(ws, name)
+                rows.append(row)
+                continue
             archive = Archive.load(ws, name)
             times, present = archive.times, present_times(archive)
             row |= {
@@ -89,7 +94,9 @@ def status_rows(ws: Workspace) -> list[dict[str, Any]]:
 
 
 def describe_archive(ws: Workspace, name: str, as_of: str | None = None) -> dict[str, Any]:
-    """Grid, channels, period, coverage and state of an archive, now or `as_of` a snapshot or time."""
+    """Grid, channels (or tiles, bands), period, coverage and state of an archive, now or `as_of` a snapshot or time."""
+    if kind_of(ws, name) == "scenes":
+        return _describe_cube(ws, name, as_of)
     archive = Archive.load(ws, name)
     schema, times = archive.schema, archive.times_of(as_of=as_of)
     return {
@@ -99,6 +106,34 @@ def describe_archive(ws: Workspace, name: str, as_of: str | None = None) -> dict
         "present": f"{len(present_times(archive, as_of))} of {len(times)}",
         "schema": schema.hash,
         "snapshot": archive.resolve(as_of),
+    }
+
+
+def _scenes_row(ws: Workspace, name: str) -> dict[str, Any]:
+    about = _describe_cube(ws, name, None)
+    first, _, last = about["period"].partition("/")
+    return {"from": first, "to": last, "present": about["present"], "variables": about["bands"]}
+
+
+def _describe_cube(ws: Workspace, name: str, as_of: str | None) -> dict[str, Any]:
+    from eoflow.cube import Cube
+
+    cube = Cube.load(ws, name)
+    tiles = cube.tiles(as_of)
+    steps = {t: cube.times(t, as_of) for t in tiles}
+    every = [t for axis in steps.values() for t in axis]
+    items: list[Any] = [text for t in tiles for text in cube.group(t, as_of)["items"][:]]  # type: ignore[index,union-attr]
+    stored = sum(str(text) not in ("", "[]") for text in items)
+    grids = {t: cube.grid(t, as_of) for t in tiles}
+    shown = "; ".join(f"{t}: {g.shape[0]} x {g.shape[1]} {g.crs}" for t, g in list(grids.items())[:4])
+    return {
+        "tiles": f"{len(tiles)} ({shown}{'; ...' if len(tiles) > 4 else ''})",
+        "bands": ", ".join(cube.schema.names),
+        "sensor": f"{cube.schema.sensor} {cube.schema.level}",
+        "period": f"{iso(min(every))}/{iso(max(every))}" if every else "",
+        "present": f"{stored} of {len(every)}",
+        "schema": cube.schema.hash,
+        "snapshot": cube.archive.resolve(as_of),
     }
 
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import eoflow
-from eoflow import checkpoint, registry
+from eoflow import holdings, checkpoint, registry
 from eoflow.archive import Archive
 from eoflow.checkpoint import Checkpoint
 from eoflow.config import settings
@@ -141,7 +141,7 @@ def _publish(cube: ForecastCube, inits: list[np.datetime64], todo: list[Run]) ->
 
 def only_dataset(ws: Workspace) -> str:
     """The dataset of the workspace, if there is exactly one. Raises BadInput with the choice."""
-    names = ws.names("archives")
+    names = holdings.datasets(ws, "fields")
     if len(names) != 1:
         raise BadInput(
             "the workspace holds no dataset yet" if not names else "the workspace holds several datasets",

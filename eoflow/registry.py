@@ -33,6 +33,11 @@ BUILTIN: dict[str, dict[str, str]] = {
         "grib": "eoflow.sources.grib:GribSource",
         "grib-index": "eoflow.sources.grib_index:GribIndexSource",
         "sample": "eoflow.sources.sample:SampleSource",
+        "geotiff": "eoflow.sources.geotiff:GeotiffSource",
+        "sample-scenes": "eoflow.sources.sample_scenes:SampleScenesSource",
+        "stac": "eoflow.sources.stac:StacSource",
+        "safe": "eoflow.sources.safe:SafeSource",
+        "landsat": "eoflow.sources.landsat:LandsatSource",
     },
     "tasks": {"forecast": "eoflow.tasks.forecast:ForecastTask"},
     "metrics": {

@@ -53,7 +53,8 @@ class Transaction:
             self._arrays[name] = a.with_config({"write_empty_chunks": True})
         return self._arrays[name]
 
-    def _forget(self) -> None:
+    def forget(self) -> None:
+        """Drop the open arrays: their shapes have changed."""
         self._group = None
         self._arrays.clear()
 
@@ -96,7 +97,7 @@ class Transaction:
         time: Any = self.group["time"]
         time.resize((axis.size,))
         time[:] = axis.astype("datetime64[s]").astype("i8")
-        self._forget()
+        self.forget()
         return front
 
     def write(self, name: str, start: int, block: Array, level: slice = slice(None)) -> None:

@@ -1,4 +1,4 @@
-"""`eoflow up`: a local Prefect server, and the four flows served on their schedules, until Ctrl-C.
+"""`eoflow up`: a local Prefect server, and the flows of each dataset served on their schedules, until Ctrl-C.
 
 Everything the server writes lies in the workspace (`prefect/`: database, settings, log). Only this machine can
 reach it unless `host` says otherwise, and it sends nothing anywhere.
@@ -22,17 +22,26 @@ from pathlib import Path
 from typing import Any
 
 from eoflow.errors import BadInput, Failure, MissingExtra
+from eoflow.holdings import kind_of
 from eoflow.times import parse_duration
 from eoflow.workspace import Workspace
 
-SCHEDULES: dict[str, str] = {
+FIELDS = {
     "ingest": "5 */6 * * *",
     "forecast": "25 */6 * * *",
     "verify": "45 */6 * * *",
+    "backfill": "35 1 * * *",
     "train": "15 3 1 * *",
 }
-"""Cron (UTC) of each flow. The minutes are apart, so that one step finds what the step before it wrote;
-deploy/prefect.yaml holds the same."""
+SCENES = {
+    "ingest": "10 */6 * * *",
+    "backfill": "40 2 * * *",
+    "composite": "50 4 * * *",
+    "prepare": "20 5 * * 1",
+}
+SCHEDULES: dict[str, dict[str, str]] = {"fields": FIELDS, "scenes": SCENES}
+"""Cron (UTC) of each flow, by kind of dataset. The minutes are apart, so that one step finds what the step before it
+wrote; deploy/prefect.yaml holds the same."""
 
 STAGGER_MIN = 2
 """Minutes between the same flow of two datasets: many runs at one minute overload a small server."""
@@ -84,15 +93,18 @@ def plan(
     workspace: Workspace, *, datasets: Sequence[str] = (), lead: str = "10d", model: str | None = None,
     recipe: str = "puyun", schedules: Mapping[str, str] | None = None,
 ) -> list[Served]:  # fmt: skip
-    """The deployments of `up`: four for each dataset (default: every archive there is, else the sample planet)."""
-    unknown = set(schedules or {}) - set(SCHEDULES)
+    """The deployments of `up`: the flows of its kind for each dataset (default: every archive, else the planet)."""
+    known = dict.fromkeys([*FIELDS, *SCENES])
+    unknown = set(schedules or {}) - set(known)
     if unknown:
-        raise BadInput(f"no flow called '{min(unknown)}'", todo=f"choose from {', '.join(SCHEDULES)}")
-    when = {**SCHEDULES, **(schedules or {})}
-    for flow, text in when.items():
+        raise BadInput(f"no flow called '{min(unknown)}'", todo=f"choose from {', '.join(known)}")
+    for flow, text in (schedules or {}).items():
         _check_schedule(flow, text)
     served = []
-    for i, dataset in enumerate(datasets or workspace.names("archives") or [SAMPLE]):
+    held = workspace.names("archives")
+    for i, dataset in enumerate(datasets or held or [SAMPLE]):
+        kind = kind_of(workspace, dataset) or ("fields" if dataset in held else _catalog_kind(dataset, workspace))
+        when = {flow: (schedules or {}).get(flow, text) for flow, text in SCHEDULES[kind].items()}
         common = {"dataset": dataset, "workspace": workspace.root}
         extra: dict[str, dict[str, Any]] = {
             "forecast": {"lead": lead, "model": model},
@@ -103,6 +115,12 @@ def plan(
             parameters = {**common, **extra.get(flow, {})}
             served.append(Served(flow, dataset, parameters, _shifted(text, i * STAGGER_MIN)))
     return served
+
+
+def _catalog_kind(name: str, workspace: Workspace) -> str:
+    from eoflow import catalog
+
+    return "scenes" if hasattr(catalog.entry(name, workspace), "kind") else "fields"
 
 
 def _shifted(cron: str, minutes: int) -> str:
@@ -132,7 +150,7 @@ def up(
     lead: str = "10d", model: str | None = None, recipe: str = "puyun",
     schedules: Mapping[str, str] | None = None, say: Say | None = None,
 ) -> None:  # fmt: skip
-    """Start a local Prefect server and serve ingest, forecast, verify and train on their schedules, until Ctrl-C.
+    """Start a local Prefect server and serve the flows of each dataset on their schedules, until Ctrl-C.
 
     schedules: flow name -> cron (UTC) or duration (`6h`), over the defaults of `SCHEDULES`. port 0: a free one.
     Raises MissingExtra without the `flows` extra, Failure if the port is taken or the server does not start.

@@ -13,11 +13,14 @@ from eoflow.flowkit import RETRY_IF_TRANSIENT, publish
 @task(cache_policy=NO_CACHE, **RETRY_IF_TRANSIENT)
 def ingest_dataset(dataset: str, workspace: str | None = None, period: str | None = None) -> str:
     """Ingest from the end of the archive to now (or `period`); the id of the snapshot that the archive is at."""
+    from eoflow.ingest.run import gaps
     from eoflow.ingest.run import ingest as run
     from eoflow.workspace import Workspace
 
-    report = run(dataset, period=period, workspace=Workspace(workspace))
+    ws = Workspace(workspace)
+    report = run(dataset, period=period, workspace=ws)
     publish(f"ingest-{dataset}", f"Ingest of {dataset}", report)
+    publish(f"coverage-{dataset}", f"Coverage of {dataset}", gaps(dataset, workspace=ws))
     return str(report.snapshot)
 
 

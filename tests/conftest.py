@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 import hypothesis
+import pyproj  # noqa: F401  before eccodes (cfgrib), or PROJ misses its database and the process ends in a crash
 import pytest
 from support import SMALL_NET, small_world
 

@@ -10,7 +10,7 @@ ENTRY = "name: a\ntitle: t\nsource: {driver: zarr, args: {}}\nschedule: {start: 
 
 @pytest.mark.parametrize("kind", ["datasets", "models"])
 def test_every_shipped_entry_is_valid(kind):
-    read = {"datasets": catalog.dataset, "models": catalog.recipe}[kind]
+    read = {"datasets": catalog.entry, "models": catalog.recipe}[kind]
     assert catalog.names(kind)
     for name in catalog.names(kind):
         entry = read(name)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from eoflow import catalog, registry
-from eoflow.contract import check_metric, check_model, check_source
+from eoflow.contract import check_metric, check_model, check_scene_source, check_source
 from eoflow.errors import BadInput
 
 
@@ -51,6 +51,24 @@ def test_grib_source(realdata, tmp_path):
 
     entry = infer_entry("uk", [str(realdata / "grib" / "era5-2mt-2019-03-uk.grib")], cache=tmp_path)
     assert not failed(check_source(entry, tmp_path, np.datetime64("2030-01-01", "ns")))
+
+
+@pytest.mark.parametrize("name", ["sample-scenes", "sample-radar"])
+def test_sample_scenes(name, tmp_path):
+    assert not failed(check_scene_source(catalog.entry(name), tmp_path, np.datetime64("2020-01-20", "ns")))
+
+
+@pytest.mark.parametrize(
+    ("path", "driver"),
+    [("s2_safe", "safe"), ("stac/landsat_assets3", "landsat"), ("s2_cloud/ts_ROIs2017_146_patch0", "geotiff")],
+)
+def test_scene_files(realdata, tmp_path, path, driver):
+    from eoflow.sources.infer_scenes import infer_scene_entry
+
+    now = np.datetime64("2030-01-01", "ns")
+    entry = infer_scene_entry("a", [str(realdata / path)], now, {})
+    assert entry.source.driver == driver
+    assert not failed(check_scene_source(entry, tmp_path, now))
 
 
 def test_sample_source(tmp_path):

@@ -35,7 +35,10 @@ FLOORS = [
     {"cli"},
     {"__main__"},
 ]
-ONE_ROOM = {"catalog_scenes": "catalog", "cube": "archive", "cube_layout": "archive", "cube_writer": "products", "transaction": "archive", "commits": "archive", "cli_archive": "cli"}
+ONE_ROOM = {
+    "catalog_scenes": "catalog", "cube": "archive", "cube_layout": "archive", "holdings": "archive",
+    "transaction": "archive", "commits": "archive", "cube_writer": "products", "cli_archive": "cli", "cli_scenes": "cli",
+}  # fmt: skip
 FLOOR = {room: i for i, rooms in enumerate(FLOORS) for room in rooms}
 
 TOP_LEVEL = {

@@ -18,8 +18,9 @@ import numpy as np
 from eoflow import __version__
 from eoflow.prepare.normalize import Normalizer
 from eoflow.prepare.reading import read_block, runs
+from eoflow.prepare.rows import open_fast
 from eoflow.prepare.splits import Splits
-from eoflow.prepare.trainset import FORMAT, open_fast
+from eoflow.prepare.trainset import FORMAT
 from eoflow.schema import FieldSchema
 from eoflow.times import NS, year_and_day_fraction
 
@@ -55,7 +56,7 @@ def write(
     import dask
 
     partial = target.with_name(f"{key}.partial")
-    _drop_others(target.parent, keep=partial)
+    drop_others(target.parent, keep=partial)
     height, width = schema.grid.shape
     shape = (steps.size, len(schema.channels), height, width)
     chunk, shard = layout(shape[0], 4 * shape[1] * height * width)
@@ -70,7 +71,7 @@ def write(
             progress(len(starts) - len(todo) + at + len(some), len(starts), "training set")
     _finish(partial, group, schema, times[steps], steps, [_part(partial, a) for a in starts])
     _describe(partial, schema, normalizer, splits, key, provenance)
-    _sync(partial)
+    sync_files(partial)
     partial.rename(target)
 
 
@@ -179,7 +180,7 @@ def _describe(
     shutil.rmtree(partial / "parts")
 
 
-def _sync(folder: Path) -> None:
+def sync_files(folder: Path) -> None:
     """Data on disk before the name: after a power failure the name must not stand for half a set."""
     for path in folder.rglob("*"):
         if path.is_file():
@@ -187,7 +188,7 @@ def _sync(folder: Path) -> None:
                 os.fsync(f.fileno())
 
 
-def _drop_others(folder: Path, keep: Path) -> None:
+def drop_others(folder: Path, keep: Path) -> None:
     """Leftovers of killed runs whose data have changed since: nobody will finish them (the caller holds the lock)."""
     folder.mkdir(parents=True, exist_ok=True)
     for path in folder.glob("*.partial"):

@@ -24,18 +24,22 @@ if TYPE_CHECKING:
 
     from eoflow.prepare.statistics import Statistics
 
-TRANSFORMS = ("sqrt", "log")
-"""For skewed, non-negative fields such as precipitation: `sqrt` is x^(1/2), `log` is log(1 + x / scale)."""
+TRANSFORMS = ("sqrt", "log", "db")
+"""For skewed, non-negative fields such as precipitation: `sqrt` is x^(1/2), `log` is log(1 + x / scale).
+
+For power such as radar backscatter: `db` is 10 log10 x, NaN where x is not positive."""
 LOG_SCALE = 1e-4
 """Scale of `log` in the field's units (a tenth of a millimetre for precipitation in metres)."""
 _CONSTANT = 1e-9
 
 
 def transform(values: Any, name: str | None) -> Any:
-    """Apply a named transform (see TRANSFORMS); odd around zero, so that it has an exact inverse everywhere."""
+    """Apply a named transform (see TRANSFORMS); odd around zero but for `db`, so that it has an exact inverse."""
     if name is None:
         return values
     xp: Any = _namespace(values)
+    if name == "db":
+        return 10 * xp.log10(xp.where(values > 0, values, xp.nan))
     size = xp.sqrt(xp.abs(values)) if name == "sqrt" else xp.log1p(xp.abs(values) / LOG_SCALE)
     return xp.sign(values) * size
 
@@ -44,6 +48,8 @@ def inverse_transform(values: Any, name: str | None) -> Any:
     """Inverse of `transform`."""
     if name is None:
         return values
+    if name == "db":
+        return 10 ** (values / 10)
     xp: Any = _namespace(values)
     size = values * values if name == "sqrt" else xp.expm1(xp.abs(values)) * LOG_SCALE
     return xp.sign(values) * size

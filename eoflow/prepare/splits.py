@@ -123,13 +123,13 @@ def choose(
             splits = Splits(period, valid)
         else:
             train_share = FRACTIONS[0] / (FRACTIONS[0] + FRACTIONS[1])
-            splits = Splits(*_cut(inside, (train_share, 1 - train_share), wanted, window))
+            splits = Splits(*cut(inside, (train_share, 1 - train_share), wanted, window))
     elif own is not None:
         splits = Splits(
             Period.parse(own.train), Period.parse(own.valid), Period.parse(own.test) if own.test is not None else None
         )
     else:
-        splits = Splits(*_cut(times, FRACTIONS, wanted, window))
+        splits = Splits(*cut(times, FRACTIONS, wanted, window))
     check(splits, step, window)
     for name, period in splits.items():
         if name != "test":
@@ -150,13 +150,18 @@ def _require_times(inside: Times, least: int, name: str, period: Period, times: 
         )  # fmt: skip
 
 
-def _cut(times: Times, fractions: tuple[float, ...], gap: np.timedelta64, window: int) -> list[Period]:
-    """Consecutive periods in these shares of the available times, `gap` (at most a tenth of the span in all) apart."""
+def cut(
+    times: Times, fractions: tuple[float, ...], gap: np.timedelta64, window: int, shrink: bool = True
+) -> list[Period]:
+    """Consecutive periods in these shares of the available times, `gap` apart.
+
+    shrink: the gaps take at most a tenth of the whole span together. Raises BadInput where a period would be empty.
+    """
     n = times.size
     edges = np.round(np.cumsum((0.0, *fractions)) * n).astype(int)
     edges[-1] = n
     room = (times[-1] - times[0]) / (10 * (len(fractions) - 1))
-    gap = min(gap, room)
+    gap = min(gap, room) if shrink else gap
     # A period ends just before the next step: written as text, an end at midnight would come back as the whole day.
     tail = np.diff(times).min() - np.timedelta64(10**9, "ns")
     out = []

@@ -13,20 +13,17 @@ Reading goes through the zarrs codec pipeline, which is bound when the array is 
 
 from __future__ import annotations
 
-import asyncio
 import json
-import os
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from eoflow import chunks
-from eoflow.config import settings
 from eoflow.errors import BadInput
 from eoflow.prepare.normalize import Normalizer
+from eoflow.prepare.rows import Rows
 from eoflow.prepare.samples import Index, SampleIndex, epoch_order
 from eoflow.prepare.splits import Splits
 from eoflow.schema import FieldSchema
@@ -40,37 +37,17 @@ BLOCK_BYTES = 256 << 20
 Fields = np.ndarray[Any, np.dtype[np.float32]]
 
 
-def open_fast(path: str | Path, mode: Literal["r", "r+"]) -> Any:
-    """Open a Zarr array through the zarrs pipeline."""
-    import zarr
-
-    with chunks.zarrs():
-        return zarr.open_array(str(path), mode=mode, zarr_format=3)
-
-
-class Store:
-    """An open prepared set. Opened once a process (also after a fork), read by rows.
-
-    Kept in memory if it is no larger than `memory_mb` of the settings (or of the argument), else read shard by shard.
-    """
+class Store(Rows):
+    """An open prepared set: its fields by rows (row, channel, latitude, longitude), and its small arrays."""
 
     def __init__(self, path: str | Path, memory_mb: int | None = None) -> None:
-        self.path = Path(path)
-        self.budget = (settings().memory_mb if memory_mb is None else memory_mb) << 20
-        self._pid = -1
-        self._data: Any = None
-        self._ram: Fields | None = None
-        self._pool: dict[int, Fields] = {}
+        super().__init__(path, "data", memory_mb)
         meta = self._group().attrs.asdict()
         if meta.get("eoflow_format") != FORMAT:
             raise BadInput(
                 "this is not a prepared training set of this version", where=str(path), todo="eoflow prepare"
             )
         self.meta: dict[str, Any] = meta
-
-    def __getstate__(self) -> dict[str, Any]:
-        # A worker process opens the files itself; the copy in memory is not sent along.
-        return {**self.__dict__, "_pid": -1, "_data": None, "_ram": None, "_pool": {}}
 
     def _group(self) -> zarr.Group:
         import zarr
@@ -82,104 +59,15 @@ class Store:
                 "there is no prepared training set", where=str(self.path), todo=f"eoflow prepare ({e})"
             ) from None
 
-    @property
-    def data(self) -> Any:
-        """The Zarr array, opened in this process through the zarrs pipeline."""
-        if self._pid != os.getpid():
-            self._data = open_fast(self.path / "data", "r")
-            self._pid = os.getpid()
-        return self._data
-
     @cached_property
     def arrays(self) -> dict[str, np.ndarray[Any, np.dtype[Any]]]:
         """Every small array, in memory."""
         group = self._group()
         return {name: np.asarray(group[name][...]) for name in ("time", "clock", "step", "usable", "mask", "static")}  # type: ignore[index]
 
-    @cached_property
-    def shape(self) -> tuple[int, int, int, int]:
-        """(row, channel, latitude, longitude)."""
-        return tuple(self.data.shape)  # type: ignore[return-value]
-
-    @cached_property
-    def shard(self) -> int:
-        """Rows in a shard."""
-        return int((self.data.shards or self.data.chunks)[0])
-
-    @cached_property
-    def row_bytes(self) -> int:
-        """Bytes of one row."""
-        return 4 * int(np.prod(self.shape[1:]))
-
-    @property
-    def fits(self) -> bool:
-        """Whether the whole set is kept in memory."""
-        return self.shape[0] * self.row_bytes <= self.budget
-
-    def rows(self, rows: Index) -> Fields:
-        """Increasing, distinct rows -> (n, C, H, W): from memory, or one read a consecutive run."""
-        ram = self._resident()
-        if ram is not None:
-            return ram[rows]
-        out = np.empty((rows.size, *self.shape[1:]), np.float32)
-        home = rows // self.shard
-        missing = np.ones(rows.size, bool)
-        for shard, fields in self._pool.items():
-            here = home == shard
-            if here.any():
-                out[here] = fields[rows[here] - shard * self.shard]
-                missing &= ~here
-        at = np.flatnonzero(missing)
-        if at.size:
-            cuts = np.flatnonzero((np.diff(rows[at]) != 1) | (np.diff(at) != 1)) + 1
-            parts = np.split(at, cuts)
-            found = self._slices([(int(rows[p[0]]), int(rows[p[-1]]) + 1) for p in parts])
-            for part, field in zip(parts, found, strict=True):
-                out[part[0] : part[-1] + 1] = field
-        return out
-
-    def _slices(self, wanted: list[tuple[int, int]]) -> list[Fields]:
-        """Several slices of rows in one go: a synchronous call each costs three times as much."""
-        from zarr.core.sync import sync
-
-        array = self.data.async_array
-
-        async def all_of_them() -> list[Fields]:
-            return await asyncio.gather(*[array.getitem((slice(a, b),)) for a, b in wanted])
-
-        return sync(all_of_them())
-
     def windows(self, starts: Index, length: int) -> Fields:
         """(B,) first rows -> (B, length, C, H, W); every stored row is read once."""
-        wanted = starts[:, None] + np.arange(length)
-        ram = self._resident()
-        if ram is not None:
-            return ram[wanted]
-        rows, inverse = np.unique(wanted, return_inverse=True)
-        return self.rows(rows)[inverse.reshape(wanted.shape)]
-
-    def span(self, start: int, stop: int) -> Fields:
-        """Rows start..stop; a view where the set is in memory."""
-        ram = self._resident()
-        return ram[start:stop] if ram is not None else np.asarray(self.data[start:stop])
-
-    def hold(self, shards: Index) -> None:
-        """Keep exactly these shards in memory (a pool of `epoch_order`); nothing to do where the whole set is."""
-        if self.fits:
-            return
-        kept = {int(s): self._pool[int(s)] for s in shards if int(s) in self._pool}
-        self._pool = kept
-        for s in shards:
-            if int(s) not in kept:
-                kept[int(s)] = np.asarray(self.data[int(s) * self.shard : (int(s) + 1) * self.shard])
-
-    def _resident(self) -> Fields | None:
-        if self._ram is None and self.fits:
-            ram = np.empty(self.shape, np.float32)
-            for start in range(0, self.shape[0], self.shard):
-                ram[start : start + self.shard] = self.data[start : start + self.shard]
-            self._ram = ram
-        return self._ram
+        return self.any_order(starts[:, None] + np.arange(length))
 
 
 class TrainSet:

@@ -22,6 +22,14 @@ UNDEFINED = ("unknown", "~", "")
 _WINDOW = re.compile(r"^(\d+)-(\d+)$")
 
 
+def _library() -> Any:
+    """eccodes, loaded after PROJ: the other way round PROJ misses its database, and the process ends in a crash."""
+    import pyproj  # noqa: F401, I001
+    import eccodes
+
+    return eccodes
+
+
 @dataclass(frozen=True)
 class Field:
     """One field of a file: where its bytes lie and what it is.
@@ -144,7 +152,7 @@ def split(message: bytes) -> list[bytes]:
 
 def headers(message: bytes, offset: int, grids: dict[str, dict[str, Any]], where: str) -> list[Field]:
     """The fields of a message; new grids are added to `grids` (key -> {lat, lon, order} or {unsupported})."""
-    import eccodes
+    eccodes = _library()
 
     out = []
     for part, single in enumerate(split(message)):
@@ -170,7 +178,7 @@ def headers(message: bytes, offset: int, grids: dict[str, dict[str, Any]], where
 
 
 def _field(handle: Any, offset: int, length: int, part: int) -> Field:
-    import eccodes
+    eccodes = _library()
 
     def get(key: str, kind: Any = None) -> Any:
         return eccodes.codes_get(handle, key, kind) if eccodes.codes_is_defined(handle, key) else None
@@ -240,7 +248,7 @@ def _epoch(date: int, time: int) -> int:
 
 def _grid(handle: Any) -> dict[str, Any]:
     """{lat, lon, order}: distinct coordinates, and how the values run over them; {unsupported: gridType} otherwise."""
-    import eccodes
+    eccodes = _library()
 
     kind = eccodes.codes_get(handle, "gridType", str)
     if kind not in ("regular_ll", "regular_gg"):
@@ -267,7 +275,7 @@ def arrange(values: np.ndarray[Any, Any], nj: int, ni: int, order: str) -> np.nd
 
 def values(message: bytes, part: int, where: str) -> np.ndarray[Any, np.dtype[np.float64]]:
     """(points,) float64 values of one field in message order; NaN where the bitmap has none."""
-    import eccodes
+    eccodes = _library()
 
     single = split(message)[part]
     with LOCK:

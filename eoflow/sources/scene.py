@@ -13,38 +13,14 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 import numpy as np
 
 from eoflow.sources.base import Area, SourceContext
+from eoflow.tiling import Grid as Grid
 from eoflow.times import NS, Period
 
 if TYPE_CHECKING:
-    from odc.geo.geobox import GeoBox
-
     from eoflow.catalog_scenes import SceneEntry
 
 QUALITY = "quality"
 """Key of the provider's mask among the bands of a scene; it becomes the quality layer by the entry's rule."""
-
-
-@dataclass(frozen=True)
-class Grid:
-    """Pixel grid of a raster: `crs` as text (EPSG:n or WKT), `transform` (a, b, c, d, e, f), `shape` (y, x)."""
-
-    crs: str
-    transform: tuple[float, float, float, float, float, float]
-    shape: tuple[int, int]
-
-    @classmethod
-    def of(cls, geobox: GeoBox) -> Grid:
-        """From an odc GeoBox."""
-        a = geobox.affine
-        return cls(str(geobox.crs), (a.a, a.b, a.c, a.d, a.e, a.f), (geobox.shape[0], geobox.shape[1]))
-
-    @property
-    def geobox(self) -> GeoBox:
-        """As an odc GeoBox."""
-        from affine import Affine
-        from odc.geo.geobox import GeoBox
-
-        return GeoBox(self.shape, Affine(*self.transform), self.crs)
 
 
 @dataclass(frozen=True)

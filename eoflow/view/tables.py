@@ -44,12 +44,13 @@ def _cell(value: Any) -> Text:
 
 
 def datasets_table(rows: Sequence[Mapping[str, Any]]) -> Table:
-    """Catalog entries: name, title, driver, cadence, licence, and whether they are ingested."""
+    """Catalog entries: name, kind, title, driver, cadence or revisit, licence, and whether they are ingested."""
     table = Table(title="datasets", title_justify="left")
-    for name, style in (("name", "bold"), ("title", ""), ("driver", ""), ("cadence", ""), ("licence", "dim"), ("", "")):
-        table.add_column(name, style=style, overflow="fold")
+    columns = ("name", "kind", "title", "driver", "cadence", "licence")
+    for name in (*columns, ""):
+        table.add_column(name, style={"name": "bold", "licence": "dim"}.get(name, ""), overflow="fold")
     for r in rows:
-        words = [str(r.get(k, "")) for k in ("name", "title", "driver", "cadence", "licence")]
+        words = [str(r.get(k) or "") for k in columns]
         table.add_row(*map(escape, words), "ingested" if r.get("ingested") else "")
     return table
 

@@ -33,19 +33,20 @@ def test_deployment_fits_its_flow(d: dict):
     assert flow.fn.__name__ == function
     inspect.signature(flow.fn).bind(**d["parameters"])
     flow.validate_parameters(d["parameters"])
-    assert catalog.dataset(d["parameters"]["dataset"])
+    kind = "scenes" if hasattr(catalog.entry(d["parameters"]["dataset"]), "kind") else "fields"
     if "recipe" in d["parameters"]:
         assert catalog.recipe(d["parameters"]["recipe"])
     for s in d["schedules"]:
         assert CronSchedule(cron=s["cron"], timezone=s["timezone"])
         assert s["slug"]
-        assert s["cron"] == up.SCHEDULES[flow.name], "deploy/prefect.yaml and `eoflow up` hold the same schedules"
+        assert s["cron"] == up.SCHEDULES[kind][flow.name], "deploy/prefect.yaml and `eoflow up` hold the same schedules"
     assert ConcurrencyLimitConfig(**d["concurrency_limit"]).limit == 1
     assert d["work_pool"]["name"] == "eoflow"
 
 
 def test_every_flow_is_deployed_once():
-    assert sorted(d["entrypoint"].split(":")[1] for d in DEPLOYMENTS) == sorted(up.SCHEDULES)
+    deployed = sorted(d["entrypoint"].split(":")[1] for d in DEPLOYMENTS)
+    assert deployed == sorted([*up.FIELDS, *up.SCENES])
     slugs = [s["slug"] for d in DEPLOYMENTS for s in d["schedules"]]
     assert len(slugs) == len(set(slugs))
     assert len({d["name"] for d in DEPLOYMENTS}) == len(DEPLOYMENTS)

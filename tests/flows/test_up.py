@@ -12,14 +12,18 @@ from eoflow.errors import BadInput, Failure
 pytest.importorskip("prefect")
 
 
-def test_plan_has_four_flows_for_each_dataset(workspace):
-    served = up.plan(workspace, datasets=["a", "b"], lead="3d", model="persistence", recipe="eof-ridge")
-    assert [(s.flow, s.dataset) for s in served] == [(f, d) for d in "ab" for f in up.SCHEDULES]
+def test_plan_has_the_flows_of_its_kind_for_each_dataset(workspace):
+    names = ["sample-atmosphere", "gfs", "sample-scenes"]
+    served = up.plan(workspace, datasets=names, lead="3d", model="persistence", recipe="eof-ridge")
+    kinds = dict(zip(names, (up.FIELDS, up.FIELDS, up.SCENES)))
+    assert [(s.flow, s.dataset) for s in served] == [(f, d) for d in names for f in kinds[d]]
     by = {(s.flow, s.dataset): s for s in served}
-    assert by["forecast", "a"].parameters == {
-        "dataset": "a", "workspace": workspace.root, "lead": "3d", "model": "persistence",
+    assert by["forecast", "sample-atmosphere"].parameters == {
+        "dataset": "sample-atmosphere", "workspace": workspace.root, "lead": "3d", "model": "persistence",
     }  # fmt: skip
-    assert by["train", "b"].parameters["recipe"] == "eof-ridge"
+    assert by["train", "gfs"].parameters["recipe"] == "eof-ridge"
+    with pytest.raises(BadInput, match="no dataset called 'gsf'"):
+        up.plan(workspace, datasets=["gsf"])
     assert len({s.schedule for s in served}) == len(served), "no two runs start at the same minute"
 
 
@@ -48,11 +52,13 @@ def test_a_duration_is_an_interval(workspace):
     assert by["verify"].interval_s is None
 
 
-@pytest.mark.parametrize("name", list(up.SCHEDULES))
-def test_every_flow_loads_and_takes_its_parameters(workspace, name: str):
+@pytest.mark.parametrize(
+    ("dataset", "name"), [*(("sample-atmosphere", f) for f in up.FIELDS), *(("sample-scenes", f) for f in up.SCENES)]
+)
+def test_every_flow_loads_and_takes_its_parameters(workspace, dataset: str, name: str):
     flow = up.load_flow(name)
     assert flow.name == name
-    served = {s.flow: s for s in up.plan(workspace)}
+    served = {s.flow: s for s in up.plan(workspace, datasets=[dataset])}
     inspect.signature(flow.fn).bind(**served[name].parameters)
     assert {p.name for p in inspect.signature(flow.fn).parameters.values()} >= {"dataset", "workspace"}
     assert not flow.persist_result

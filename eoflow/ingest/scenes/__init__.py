@@ -1,0 +1,1 @@
+"""Ingest of scenes: plan -> read -> harmonise -> check -> write -> commit, tile by tile."""
