@@ -149,6 +149,10 @@ class Archive:
             self._repo = icechunk.Repository.open(self._storage(), config=configuration())
         return self._repo
 
+    def reopen(self) -> None:
+        """Forget the open repository: another object has created or changed it."""
+        self._repo = None
+
     def exists(self, branch: str = MAIN) -> bool:
         """Whether `branch` holds an archive (an empty repository is none)."""
         if self._repo is None and not self._stored():
@@ -200,7 +204,10 @@ class Archive:
         return self.schema_of(MAIN)
 
     def schema_of(self, branch: str) -> FieldSchema:
-        """The schema on a branch."""
+        """The schema on a branch. Raises BadInput where the archive holds scenes (see eoflow.cube)."""
+        if self._meta(self.tip(branch))["attrs"].get("eoflow_kind") == "scenes":
+            raise BadInput(f"'{self.name}' is a dataset of scenes, and this needs one of fields",
+                           where=self.workspace.root, todo="eoflow datasets list")  # fmt: skip
         return FieldSchema.model_validate_json(self._meta(self.tip(branch))["attrs"]["eoflow_schema"])
 
     @property

@@ -60,13 +60,27 @@ def _said() -> str:
 
 
 @app.command()
-def prepare(recipe: str, dataset: DatasetOption = None, train_period: PeriodOption = None) -> None:
+def prepare(
+    recipe: Annotated[str, typer.Argument(help="a recipe; for scenes a YAML file of patches, or `patches`")],
+    dataset: DatasetOption = None,
+    train_period: PeriodOption = None,
+) -> None:
     """Statistics, splits and training set of a recipe on a dataset (train does it when needed)."""
+    from eoflow.holdings import kind_of
     from eoflow.predict import only_dataset
     from eoflow.prepare.run import prepare as run
 
     ws = workspace()
     with progress_bar("prepare") as progress:
+        if dataset is not None and kind_of(ws, dataset) == "scenes":
+            from eoflow.cli_scenes import patch_recipe
+            from eoflow.prepare.scenes.run import prepare_patches
+
+            patches = prepare_patches(
+                dataset, patch_recipe(None if recipe == "patches" else recipe), workspace=ws, progress=progress
+            )
+            emit(patches.to_dict(), lambda c: c.print(patches.text(), markup=False))
+            return
         done = run(recipe, dataset or only_dataset(ws), train_period=train_period, workspace=ws, progress=progress)
     emit(done.to_dict(), lambda c: c.print(done.text()))
 

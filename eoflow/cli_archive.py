@@ -94,6 +94,9 @@ def ingest(
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="a key of the files' entry: variables.msl.source_units=hPa"),
     ] = None,
+    time: Annotated[
+        str | None, typer.Option("--time", metavar="TIME", help="of rasters whose names hold no date (ISO)")
+    ] = None,
     now: Annotated[str | None, typer.Option(help="pretend it is this time (ISO)", hidden=True)] = None,
 ) -> None:
     """Bring data into the archive, from where it stopped to now."""
@@ -101,11 +104,11 @@ def ingest(
     from eoflow.ingest.run import ingest as run
 
     _require_name(what, name)
-    ws = workspace()
+    ws, overrides = workspace(), {**(nested(set_) if set_ else {}), **({"time": time} if time else {})}
     with progress_bar("ingest") as progress:
         report = run(
             name or what[0], what if name else (), period=period, start=start, end=end, cadence=cadence,
-            rewrite=rewrite, overrides=nested(set_) if set_ else None, now=now, workspace=ws, progress=progress,
+            rewrite=rewrite, overrides=overrides or None, now=now, workspace=ws, progress=progress,
         )  # fmt: skip
     emit(report.to_dict(), lambda c: c.print("\n".join(report.lines()), markup=False))
 

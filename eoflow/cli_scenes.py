@@ -57,7 +57,7 @@ def composite(
     out: Annotated[str | None, typer.Option(metavar="FILE.zarr", help="elsewhere than in the workspace")] = None,
 ) -> None:
     """One image of a period from its clear pixels, with count, age and source of each."""
-    from eoflow.composite import composite as run
+    from eoflow.composite.run import composite as run
 
     box: Any = None if area is None else _numbers(area, "--area", 4, "W,S,E,N")
     with progress_bar("composite") as progress:
@@ -88,7 +88,7 @@ def export(
     as_of: Annotated[str | None, typer.Option("--as-of", help="earlier state of the cube: snapshot or time")] = None,
 ) -> None:
     """Write a product as COG, NetCDF or Zarr, with its STAC item."""
-    from eoflow.export import export as run
+    from eoflow.export.run import export as run
 
     with progress_bar("export") as progress:
         report = run(
@@ -98,18 +98,32 @@ def export(
     emit(report.to_dict(), lambda c: c.print("\n".join([*report.files, *report.items]), markup=False))
 
 
+def patch_recipe(path: str | None) -> Any:
+    """The patch recipe in a YAML file; the defaults where there is none. Raises BadInput."""
+    from pathlib import Path
+
+    from eoflow import catalog
+    from eoflow.errors import BadInput
+    from eoflow.prepare.scenes.recipe import PatchRecipe
+
+    if path is None:
+        return PatchRecipe()
+    if not Path(path).is_file():
+        raise BadInput(f"no file '{path}'", todo="give the path of a patch recipe (YAML), or leave it out")
+    return catalog.parse(Path(path).read_text(encoding="utf-8"), PatchRecipe, path)
+
+
 @splits.command("check")
 def splits_check(
     dataset: Name,
-    recipe: Annotated[str | None, typer.Option(metavar="FILE.yaml", help="patch recipe; the defaults if left out")] = None,
+    recipe: Annotated[str | None, typer.Option(metavar="FILE.yaml", help="patch recipe; else the defaults")] = None,
 ) -> None:  # fmt: skip
     """Prove that no two splits see the same ground at the same time; exit 2 where they do."""
     from eoflow.errors import BadInput
-    from eoflow.prepare.scenes import load_recipe
-    from eoflow.prepare.scenes import splits_check as run
+    from eoflow.prepare.scenes.run import splits_check as run
 
     with progress_bar("splits") as progress:
-        report = run(dataset, load_recipe(recipe) if recipe else None, workspace=workspace(), progress=progress)
+        report = run(dataset, patch_recipe(recipe), workspace=workspace(), progress=progress)
     if not report.ok:
         raise BadInput(report.text(), where=f"dataset {dataset}", todo="use larger blocks, or another split")
     emit(report.to_dict(), lambda c: c.print(report.text(), markup=False))

@@ -126,12 +126,13 @@ class Cube:
 
     def chunk(self, tile: str, as_of: str | None = None) -> tuple[int, int]:
         """Chunk of a tile, pixels (y, x); chunks hold one time each."""
-        y, x = self.group(tile, as_of).attrs["eoflow_chunk"]  # type: ignore[misc]
-        return int(y), int(x)
+        chunk: Any = self.group(tile, as_of).attrs["eoflow_chunk"]
+        return int(chunk[0]), int(chunk[1])
 
     def factors(self, tile: str, as_of: str | None = None) -> tuple[int, ...]:
         """Factors of the overviews of a tile."""
-        return tuple(int(f) for f in self.group(tile, as_of).attrs["eoflow_overviews"])  # type: ignore[union-attr]
+        found: Any = self.group(tile, as_of).attrs["eoflow_overviews"]
+        return tuple(int(f) for f in found)
 
     def times(self, tile: str, as_of: str | None = None) -> Array:
         """datetime64[ns] (T,), strictly increasing: every scene that was tried, failed ones included (see quality)."""
@@ -180,10 +181,11 @@ class Cube:
         self.group(tile, as_of, level)  # raises for a wrong name
         archive = self.archive
         store = archive.repo.readonly_session(snapshot_id=archive.resolve(as_of, self.branch)).store
-        how = {} if physical and chunks is None or isinstance(chunks, str) and chunks == "auto-store" else chunks
+        how = {} if (physical and chunks is None) or (isinstance(chunks, str) and chunks == "auto-store") else chunks
         ds = xr.open_zarr(
             store, group=lay.path(tile, level), consolidated=False, chunks=how, mask_and_scale=False
         )  # fmt: skip
+        ds = ds[[*lay.layers(self.schema)]]  # a store has no order
         if physical:
             for band in self.schema.bands:
                 ds[band.name] = _physical(ds[band.name], band)

@@ -285,7 +285,9 @@ def _spread(array: zarr.Array, to: Array, fresh: Array, size: int) -> None:
 # -- writing -----------------------------------------------------------------------------------------------------------
 
 
-def write(arrays: Mapping[str, zarr.Array], slot: int, rows: slice, columns: slice, values: Mapping[str, Array]) -> None:
+def write(
+    arrays: Mapping[str, zarr.Array], slot: int, rows: slice, columns: slice, values: Mapping[str, Array]
+) -> None:
     """Write a window (y, x) of some layers at position `slot` of the time axis; chunks of fill only are not stored."""
     for name, data in values.items():
         chunks.write(arrays[name], (slice(slot, slot + 1), rows, columns), data[None], drop_empty=True)

@@ -248,7 +248,7 @@ def _signed(i: int) -> str:
     return f"m{-i}" if i < 0 else str(i)
 
 
-# -- chunks and windows ------------------------------------------------------------------------------------------------
+# -- chunks and windows ----------------------------------------------------------------------------------------------
 
 
 def overview_factors(shape: tuple[int, int], scheme: TileScheme) -> tuple[int, ...]:
@@ -312,7 +312,7 @@ def _cut(shape: tuple[int, int], height: int, width: int) -> Iterator[Window]:
             yield slice(y, min(y + height, shape[0])), slice(x, min(x + width, shape[1]))
 
 
-# -- coarser copies ------------------------------------------------------------------------------------------------------
+# -- coarser copies --------------------------------------------------------------------------------------------------
 
 
 def block_sum(values: Array, factor: int, dtype: Any) -> Array:

@@ -33,7 +33,9 @@ def grid(shape: tuple[int, int], left: float = 500_000.0, top: float = 5_000_000
     return Grid(crs, (res, 0.0, left, 0.0, -res, top), shape)
 
 
-def schema_of(bands: Sequence[BandSpec], tiles: TileScheme, sensor: str = "sentinel-2", level: str = "L2A") -> SceneSchema:
+def schema_of(
+    bands: Sequence[BandSpec], tiles: TileScheme, sensor: str = "sentinel-2", level: str = "L2A"
+) -> SceneSchema:  # fmt: skip
     """A schema without a quality rule."""
     return SceneSchema(bands=tuple(bands), sensor=sensor, level=level, tiles=tiles.model_dump_json(), quality="{}")
 

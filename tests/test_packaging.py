@@ -27,6 +27,8 @@ IMPORTED_AS = {
     "netcdf4": "netCDF4",
     "google-crc32c": "google_crc32c",
     "pydantic-settings": "pydantic_settings",
+    "odc-geo": "odc",
+    "pystac-client": "pystac_client",
 }
 
 
@@ -163,6 +165,7 @@ USED_THROUGH = {
     "s3fs": "fsspec (s3 stores)",
     "gcsfs": "fsspec (gs stores)",
     "zarrs": "zarr's codec pipeline, chosen by name",
+    "rioxarray": "the .rio accessor of a cube that a user opens",
 }
 
 

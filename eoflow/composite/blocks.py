@@ -90,7 +90,7 @@ class Tile:
         """Rows of a chunk in pieces whose observations fit the memory of one thread."""
         work, (rows, columns) = self.work, window
         row = len(work.times) * (columns.stop - columns.start) * (4 + sum(a.dtype.itemsize for a in self.bands))
-        budget = settings().memory_mb * 2**20 // (3 * threads())
+        budget = settings().memory_mb * 2**20 // threads()
         step = max(1, min(rows.stop - rows.start, budget // row))
         for y in range(rows.start, rows.stop, step):
             yield slice(y, min(y + step, rows.stop))

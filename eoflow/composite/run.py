@@ -52,8 +52,9 @@ class CompositeReport:
         return sum(t["unobserved"] * t["pixels"] for t in self.tiles.values()) / max(1, pixels)
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready."""
-        return {**self.__dict__, "unobserved": self.unobserved}
+        """JSON-ready; the tiles as rows."""
+        rows = [{"tile": tile, **stats} for tile, stats in self.tiles.items()]
+        return {**self.__dict__, "unobserved": self.unobserved, "tiles": rows}
 
 
 @dataclass(frozen=True)
@@ -118,6 +119,19 @@ def composite(
     report.tiles = stats
     report.seconds = time.monotonic() - started
     return report
+
+
+def last_days(dataset: str, days: int, workspace: Workspace | str | None = None) -> str:
+    """START/END: the last `days` days up to the newest scene that the cube holds. Raises BadInput where it has none."""
+    cube = Cube.load(Workspace.of(workspace), dataset)
+    times = [cube.times(tile) for tile in cube.tiles()]
+    newest = max((t[-1] for t in times if t.size), default=None)
+    if newest is None:
+        raise BadInput(f"'{dataset}' holds no scene yet", todo=f"eoflow ingest {dataset}")
+    if days < 1:
+        raise BadInput(f"the last {days} days", todo="give 1 or more")
+    end = newest.astype("datetime64[D]")
+    return f"{end - np.timedelta64(days - 1, 'D')}/{end}"
 
 
 def _make(

@@ -56,12 +56,12 @@ def ingest_files(
     archive = Archive(workspace, name)
     had_cache = (not workspace.is_local) or workspace.path("cache").exists()
     existing = _existing(archive, workspace)
-    with _nothing_left(workspace, had_cache), archive.writing():
+    with nothing_left(workspace, had_cache), archive.writing():
         entry, reading = _entries(name, files, existing, workspace, cadence, overrides or {})
         source = create(reading, SourceContext(workspace.cache, now))
         job = Job(archive, reading, source, now, str(workspace.cache), report, progress, strict=True)
         try:
-            assets = _input(lambda: job.source.plan(period, reading.area))
+            assets = input_error(lambda: job.source.plan(period, reading.area))
             if not assets:
                 raise BadInput("the files hold no time in the period", where=str(period), todo="give another --period")
             _ingest(job, entry, assets, rewrite, _key(files, entry, rewrite, period))
@@ -72,7 +72,7 @@ def ingest_files(
     return report
 
 
-def _input(work: Callable[[], Any]) -> Any:
+def input_error(work: Callable[[], Any]) -> Any:
     """Run; what a catalog ingest would record as a bad asset is bad input here."""
     try:
         return work()
@@ -80,7 +80,7 @@ def _input(work: Callable[[], Any]) -> Any:
         raise BadInput(e.what, where=e.where, todo=e.todo or "give a readable file; nothing was changed") from e
 
 
-class _nothing_left:
+class nothing_left:
     """Remove the folders that a refused first ingest would leave behind."""
 
     def __init__(self, workspace: Workspace, had_cache: bool) -> None:
@@ -148,8 +148,8 @@ def _key(files: list[str], entry: DatasetEntry, rewrite: bool, period: Period | 
 def _ingest(job: Job, entry: DatasetEntry, assets: list[Asset], rewrite: bool, key: str) -> None:
     archive = job.archive
     existed = archive.exists()
-    schema = archive.schema if existed else _input(lambda: job.schema_of(assets[0]))
-    opened = [_input(partial(job.open, a, schema)) for a in assets]  # every header, before anything is written
+    schema = archive.schema if existed else input_error(lambda: job.schema_of(assets[0]))
+    opened = [input_error(partial(job.open, a, schema)) for a in assets]  # every header, before anything is written
     anchor = archive.times[0] if existed and archive.times.size else opened[0].times[0]
     for o in opened:
         checks.refuse_off_schedule(np.asarray(o.asset.times), job.cadence, anchor, o.asset.id, job.archive.name)
@@ -182,7 +182,7 @@ def _stage(
             if not first.times.size and not rest.times.size:
                 job.report.skipped += work.skipped
                 return
-            _drop_stale(archive)
+            drop_stale(archive)
             archive.branch_off(label)
         else:
             state.resumed = True
@@ -190,9 +190,9 @@ def _stage(
         state.resumed = True
     else:
         if archive._stored():
-            _drop_stale(archive)
+            drop_stale(archive)
         Archive.create(archive.workspace, entry, schema, static=job.get(opened[0].asset), branch=job.branch)
-        archive._repo = None
+        archive.reopen()
         work = _Rounds(job, schema, rewrite, state, staged=job.branch)
     if state.resumed or not state.existed:
         work = _Rounds(job, schema, rewrite, state, staged=job.branch)
@@ -205,7 +205,7 @@ def _stage(
     _publish(job, entry, opened, state)
 
 
-def _drop_stale(archive: Archive) -> None:
+def drop_stale(archive: Archive) -> None:
     """Staging branches of other work: their files or the archive have changed since. No other writer can be alive."""
     stale = archive.staging_branches() if archive.workspace.is_local else []
     for branch in stale:

@@ -48,6 +48,7 @@ class Gaps:
     times: Array
     status: Array
     ranges: tuple[Gap, ...]
+    unit: str = "times"
 
     @property
     def expected(self) -> int:
@@ -79,7 +80,7 @@ class Gaps:
     def summary(self) -> str:
         """One line: `351 of 360 expected times present (97.50 %)`, rounded down."""
         percent = np.floor(self.fraction * 1e4) / 100
-        text = f"{self.count(Status.PRESENT)} of {self.expected} expected times present ({percent:.2f} %)"
+        text = f"{self.count(Status.PRESENT)} of {self.expected} expected {self.unit} present ({percent:.2f} %)"
         rest = [f"{self.count(s)} {s.word}" for s in Status if s is not Status.PRESENT and self.count(s)]
         return text + (f"; {', '.join(rest)}" if rest else "")
 
@@ -97,7 +98,7 @@ class Gaps:
         from rich.markup import escape
         from rich.table import Table
 
-        table = Table("from", "to", "times", "cause", "reason", title=f"gaps of {self.dataset}")
+        table = Table("from", "to", self.unit, "cause", "reason", title=f"gaps of {self.dataset}")
         for g in self.ranges:
             table.add_row(iso(g.start), iso(g.end), str(g.count), g.status.word, escape(g.reason))
         return table

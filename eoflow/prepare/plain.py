@@ -1,4 +1,4 @@
-"""Rows of uncompressed Zarr v3 shards, read where they lie: no codec has anything to do, so one `pread` is the whole way.
+"""Rows of uncompressed Zarr v3 shards, read where they lie: no codec has anything to do, one `pread` is all it takes.
 
 A prepared set is uncompressed because it is read many times, and the way through event loop and codecs takes several
 times as long as its bytes. What is not of this kind (compressed, not local, other chunks) is read by zarrs.
@@ -67,7 +67,7 @@ class PlainShards:
             done += n
 
     def _fill(self, file: _File, out: Array, at: int) -> None:
-        view = memoryview(out).cast("B")
+        view = memoryview(out).cast("B")  # type: ignore[arg-type]
         got = 0
         while got < len(view):
             n = os.preadv(file.number, [view[got:]], at + got)
@@ -109,4 +109,8 @@ class _File:
         body = os.pread(self.number, 16 * chunks + 4, max(0, size - 16 * chunks - 4))
         if len(body) != 16 * chunks + 4 or int(crc32c(body[:-4])) != int.from_bytes(body[-4:], "little"):
             raise Failure("a shard of the training set is damaged", where=str(self.path), todo="prepare it again")
-        return np.frombuffer(body[:-4], "<u8").reshape(-1, 2)[:, 0]
+        index = np.frombuffer(body[:-4], "<u8").reshape(-1, 2)
+        held = index[index[:, 0] != _MISSING]
+        if held.size and int(held.sum(axis=1).max()) > size - len(body):
+            raise Failure("a shard of the training set is cut short", where=str(self.path), todo="prepare it again")
+        return index[:, 0]

@@ -137,7 +137,10 @@ class Partial:
             raise BadInput(f"two outputs have one name: {', '.join(names)}")
         said = [repr(self.layers), repr(plan), repr(grid), identity]
         self.identity = hashlib.blake2b(json.dumps(said).encode(), digest_size=16).hexdigest()
-        if not self._same():
+        if self._same():
+            for left in self.folder.rglob("*.partial"):  # chunks that Zarr was writing when it was killed
+                left.unlink()
+        else:
             self.discard()
             self._create()
         self.sinks: tuple[ZarrSink, ...] = tuple(ZarrSink(layer, str(self.folder)) for layer in self.layers)

@@ -191,6 +191,19 @@ def test_what_is_wrong_is_said(workspace, cube, how, words):
     assert not workspace.names("products", "composite")
 
 
+def test_last_days_and_the_report_as_rows(workspace, cube):
+    from eoflow.composite import last_days
+
+    assert last_days("s2", 10, workspace) == "2021-06-14/2021-06-23"
+    assert last_days("s2", 1, workspace) == "2021-06-23/2021-06-23"
+    report = composite("s2", last_days("s2", 11, workspace), "last-clear", workspace=workspace)
+    assert report.tiles["T1"]["scenes"] == 2
+    row = json.loads(json.dumps(report.to_dict()))["tiles"][0]
+    assert (row["tile"], row["pixels"], row["unobserved"]) == ("T1", 9000, report.unobserved)
+    with pytest.raises(BadInput, match="1 or more"):
+        last_days("s2", 0, workspace)
+
+
 def test_out_is_not_overwritten(workspace, cube, tmp_path):
     (tmp_path / "out.zarr").mkdir()
     (tmp_path / "out.zarr" / "zarr.json").write_text('{"zarr_format": 3, "node_type": "group", "attributes": {}}')

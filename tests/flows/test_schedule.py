@@ -20,6 +20,7 @@ import pytest
 import xarray as xr
 import yaml
 
+from eoflow.up import FIELDS
 from eoflow.workspace import Workspace
 
 pytest.importorskip("prefect")

@@ -10,7 +10,7 @@ from collections import Counter
 import numpy as np
 import pytest
 from rangeserver import RangeServer
-from stacserver import BAND, ES, PIXELS, StacServer, item, listed, pair, rustac, s2, source, write_cog
+from stacserver import BAND, ES, PIXELS, StacServer, asset, item, listed, pair, rustac, s2, source, write_cog
 
 from eoflow.errors import BadInput, MissingExtra
 from eoflow.sources.base import AssetCorrupt, AssetMissing, AssetTransient
@@ -313,3 +313,24 @@ def test_across_the_antimeridian(tmp_path, cogs):
     with StacServer(tmp_path / "api", [fiji, east, away]) as api:
         src = source(tmp_path, {"api": api.url, "collections": ["sentinel-2-l2a"]})
         assert [s.id for s in src.plan(None, (179.0, -20.0, -179.0, -10.0))] == ["fiji", "east"]
+
+
+def test_radar_geometry_is_located_by_its_control_points(tmp_path, cogs):
+    from rasterio.control import GroundControlPoint
+
+    points = [
+        GroundControlPoint(row=r, col=c, x=-7.5 + c * 1e-4, y=51.5 - r * 1e-4) for r in (0, 100) for c in (0, 120)
+    ]
+    write_cog(cogs.root / "vv.tif", PIXELS, nodata=None, crs="EPSG:4326", transform=None, gcps=points)
+    grd = item("S1A_IW_GRDH", "2023-05-01T06:00:00Z", {"vv": asset(f"{cogs.url}/vv.tif")}, platform="sentinel-1a")
+    del grd["properties"]["proj:epsg"]
+    (file := tmp_path / "grd.json").write_text(json.dumps(grd))
+    bands = {"VV": {"source_name": "vv"}}
+    args = {"items": str(file), "allowed_hosts": [cogs.host]}
+    src = source(tmp_path, args, mask=False, sensor="sentinel-1", level="GRD", bands=bands)
+    (scene,) = src.plan(None)
+    b = src.header(scene).bands["VV"]
+    assert (b.units, b.nodata) == ("DN", 0)
+    assert b.grid.crs == "EPSG:4326"
+    left, top = b.grid.transform[2], b.grid.transform[5]
+    assert (left, top) == (pytest.approx(-7.5, abs=2e-4), pytest.approx(51.5, abs=2e-4))

@@ -292,6 +292,49 @@ def test_another_identity_starts_anew(tmp_path):
     assert calls.left == 0  # said before any work
 
 
+class Kills:
+    """Answers some calls, then the process is gone; a chunk was being written."""
+
+    def __init__(self, folder: str, at: int) -> None:
+        self.folder, self.left = folder, at
+
+    def __call__(self, x):
+        import os
+        import signal
+        from pathlib import Path
+
+        self.left -= 1
+        if self.left < 0:
+            (Path(self.folder) / ".a.zarr.partial" / "output" / "c.123.partial").write_bytes(b"half a chunk")
+            os.kill(os.getpid(), signal.SIGKILL)
+        return x
+
+
+KILLED = """
+import sys
+sys.path[:0] = {path!r}
+from test_runner import *
+infer(Network(Kills({folder!r}, 9), batch=1), ArraySource(image((1, 40, 40))), {folder!r} + "/a.zarr", [layer(1)],
+      Plan.of((40, 40), core=8))
+"""
+
+
+def test_goes_on_after_kill(tmp_path):
+    import subprocess
+    import sys
+    from pathlib import Path
+
+    here = Path(__file__).parent
+    code = KILLED.format(path=[str(here), str(here.parent.parent)], folder=str(tmp_path))
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == -9
+    assert not (tmp_path / "a.zarr").exists()
+    args = (Network(lambda t: t, batch=1), ArraySource(image((1, 40, 40))))
+    report = infer(*args, tmp_path / "a.zarr", [layer(1)], Plan.of((40, 40), core=8))
+    assert 0 < report.resumed <= 9
+    infer(*args, tmp_path / "b.zarr", [layer(1)], Plan.of((40, 40), core=8))
+    assert files(tmp_path / "a.zarr") == files(tmp_path / "b.zarr")
+
+
 def test_unfinished_store_is_not_published(tmp_path):
     from eoflow.windows import Partial
 

@@ -9,22 +9,20 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from eoflow import chunks
 from eoflow import cube_layout as lay
 from eoflow.archive import MAIN, STAGING, Archive, Conflict
 from eoflow.bands import SceneSchema
 from eoflow.catalog_scenes import SceneEntry
 from eoflow.cube import Cube
 from eoflow.errors import BadInput, EoflowError
-from eoflow.ingest import checks, memory, retry, workers
-from eoflow.ingest.ledger import Status
+from eoflow.ingest import memory, retry, workers
 from eoflow.ingest.report import IngestReport, Progress
 from eoflow.ingest.scenes import notes, runners
 from eoflow.ingest.scenes.ledger import SceneLedger
-from eoflow.ingest.scenes.plan import Batch, Step, Tried
+from eoflow.ingest.scenes.plan import Batch, Step, Steps
 from eoflow.ingest.scenes.work import Outcome, Unit
 from eoflow.ingest.scenes.writing import Overviews
-from eoflow.sources.base import AssetCorrupt, AssetMissing
+from eoflow.sources.base import AssetCorrupt
 from eoflow.sources.radiometry import check_sample
 from eoflow.sources.raster import RasterReader
 from eoflow.sources.scene import Grid, Scene, SceneSource
@@ -32,8 +30,6 @@ from eoflow.tiling import chunk_shape, windows
 from eoflow.times import iso
 
 if TYPE_CHECKING:
-    import icechunk
-
     from eoflow.transaction import Transaction
 
 Array = np.ndarray[Any, Any]
@@ -80,6 +76,7 @@ class SceneJob:
     planned: dict[tuple[str, str], np.datetime64] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        self.steps = Steps(self.entry, SceneLedger())
         self.reader = RasterReader(self.source.readable)
         self.client = workers.client()
 
@@ -110,6 +107,10 @@ class SceneJob:
         while batch.steps or batch.tried:
             try:
                 self._committed(batch, message, hidden)
+                self.report.new += batch.new
+                self.report.rewritten += batch.again
+                self.report.nbytes += batch.nbytes
+                notes.report_tried(self.report, batch)
                 break
             except _BadScenes as bad:
                 self.done = start
@@ -132,7 +133,6 @@ class SceneJob:
 
     def _here(self, batch: Batch, message: str, hidden: bool) -> None:
         if not batch.steps and not notes.news(SceneLedger.load(self.archive, branch=self.branch), self, batch):
-            notes.report_tried(self.report, batch)
             return
         with self.archive.transaction(message, {"what": "ingest"}, self.branch, hidden) as tx:
             slots = self._make_room(tx, batch)
@@ -186,7 +186,7 @@ class SceneJob:
             done = self.work(tx, schema, batch.steps, slots)
             if done.errors:
                 raise _BadScenes(done.errors)
-            self.report.nbytes += done.nbytes
+            batch.nbytes = done.nbytes
         else:
             done = Done()
         text = " ".join([tx.snapshot, *(f"{s.tile}/{s.time}" for s in batch.steps)])
@@ -197,7 +197,9 @@ class SceneJob:
 
     # -- windows -----------------------------------------------------------------------------------------------------
 
-    def units(self, schema: SceneSchema, steps: Sequence[Step], slots: dict[tuple[str, int], int], root: Any) -> list[Unit]:
+    def units(
+        self, schema: SceneSchema, steps: Sequence[Step], slots: dict[tuple[str, int], int], root: Any
+    ) -> list[Unit]:
         """The windows of all steps, in order."""
         out: list[Unit] = []
         pixel = self.pixel_bytes(schema)
@@ -214,7 +216,10 @@ class SceneJob:
             blocks = blocks_of(step.scenes[0], step.grid)
             for rows, columns in windows(step.grid.shape, (chunk[0], chunk[1]), blocks, pixel, workers.block_bytes()):
                 out.append(
-                    Unit(i, step.tile, slot, step.grid, rows, columns, (chunk[0], chunk[1]), factors, scenes, first, step.base)
+                    Unit(
+                        i, step.tile, slot, step.grid, rows, columns, (chunk[0], chunk[1]), factors, scenes, first,
+                        step.base,
+                    )
                 )  # fmt: skip
         return out
 
@@ -266,7 +271,9 @@ class SceneJob:
                 overviews[unit.step].add(unit.rows, unit.columns, out.coarse)
             out.coarse = {}
             self.done += share[unit.step] * len(step.targets)
-            self.progress(min(self.done, self.total), self.total, f"{step.tile} {iso(np.datetime64(step.time, 'us'))[:10]}")
+            self.progress(
+                min(self.done, self.total), self.total, f"{step.tile} {iso(np.datetime64(step.time, 'us'))[:10]}"
+            )
 
         return take
 
@@ -292,11 +299,3 @@ def refusal(error: EoflowError, count: int = 1) -> BadInput:
     more = f" (and {count - 1} more such scenes)" if count > 1 else ""
     todo = error.todo or "correct the file; nothing was changed"
     return BadInput(error.what + more, where=error.where, todo=todo)
-
-
-def tried(scene: Scene, tile: str, error: EoflowError) -> Tried:
-    """A scene that could not be used."""
-    return Tried(scene, tile, error)
-
-
-__all__ = ["AssetMissing", "Done", "SceneJob", "Status", "blocks_of", "checks", "chunks", "refusal", "tried"]

@@ -37,7 +37,7 @@ _COLUMNS: dict[str, tuple[str, Any, dict[str, Any]]] = {
     "reason": ("string", "", {"long_name": "why the scene is not present"}),
     "version": ("string", "", {"long_name": "version of the scene (changes when it is published again)"}),
     "digest": ("uint64", 0, {"long_name": "digest of the scene's values on the tile's grid"}),
-    "valid_fraction": ("float32", np.nan, {"long_name": "share of the tile in which the scene has a value", "units": "1"}),
+    "valid_fraction": ("float32", np.nan, {"long_name": "share of the tile where the scene has a value", "units": "1"}),
     "ingested_at": ("int64", 0, {"long_name": "when the status was set", "units": "seconds since 1970-01-01 00:00:00"}),
     "batch": ("string", "", {"long_name": "the commit that wrote the scene, by its `batch` in the history"}),
 }  # fmt: skip
@@ -109,7 +109,9 @@ class SceneLedger:
         if GROUP not in root:
             return cls()
         g: Any = root[GROUP]
-        columns = [np.asarray(g[n][:], dtype=object if k == "string" else k).tolist() for n, (k, _, _) in _COLUMNS.items()]
+        columns = [
+            np.asarray(g[n][:], dtype=object if k == "string" else k).tolist() for n, (k, _, _) in _COLUMNS.items()
+        ]
         rows = [Row(*values) for values in zip(*columns, strict=True)]
         return cls({r.key: r for r in rows}, len(rows))
 

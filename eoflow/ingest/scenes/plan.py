@@ -10,8 +10,7 @@ import numpy as np
 
 from eoflow import cube_layout as lay
 from eoflow.catalog_scenes import SceneEntry
-from eoflow.cube import Cube
-from eoflow.errors import BadInput
+from eoflow.errors import BadInput, EoflowError
 from eoflow.ingest.ledger import Status
 from eoflow.ingest.scenes.ledger import NO_STEP, Row, SceneLedger
 from eoflow.layout import MIB
@@ -64,11 +63,8 @@ class Choice:
     listed: dict[str, Scene]
 
 
-def choose(scenes: Sequence[Scene], ledger: SceneLedger, *, rewrite: bool, backfill: bool) -> Choice:
-    """The scenes that are not there, or there in another version (rewrite: all). Raises BadInput for a repeated id.
-
-    backfill: those that were tried or planned before, and any between them that is new.
-    """
+def choose(scenes: Sequence[Scene], ledger: SceneLedger, *, rewrite: bool) -> Choice:
+    """The scenes that are not there, or there in another version (rewrite: all). Raises BadInput for a repeated id."""
     listed: dict[str, Scene] = {}
     for s in sorted(scenes, key=lambda s: (s.time.astype(NS), s.id)):
         if s.id in listed and s != listed[s.id]:
@@ -130,7 +126,9 @@ def planned_tiles(entry: SceneEntry, scene: Scene) -> list[str]:
     return [""]
 
 
-def grids_of(entry: SceneEntry, names: Sequence[str], scene: Scene, cube: Cube | None, known: dict[str, Grid]) -> dict[str, Grid]:  # fmt: skip
+def grids_of(
+    entry: SceneEntry, names: Sequence[str], scene: Scene, known: dict[str, Grid]
+) -> dict[str, Grid]:  # fmt: skip
     """Tile and grid that a scene (its header read) goes to. known: grids of tiles not yet in the cube.
 
     Raises AssetCorrupt where the scene lacks a band or does not fit the grid of its tile.
@@ -163,7 +161,8 @@ class Step:
     """One time step of a tile to be written. scenes: those to read, in the order in which they fill it.
 
     time: microseconds since 1970. base: what is stored stays, and the scenes fill what it leaves open. targets: ids of
-    the scenes that are new or changed (others are read again because the step is rebuilt).
+    the scenes that are new or changed (others are read again because the step is rebuilt). stored: ids of the scenes
+    that the step holds now.
     """
 
     tile: str
@@ -172,6 +171,7 @@ class Step:
     scenes: list[Scene]
     targets: set[str]
     base: bool = False
+    stored: frozenset[str] = frozenset()
 
     @property
     def key(self) -> tuple[str, int]:
@@ -185,16 +185,21 @@ class Tried:
 
     scene: Scene
     tile: str
-    error: Exception
-    step: int = NO_STEP
+    error: EoflowError
 
 
 @dataclass
 class Batch:
-    """Steps of one commit: whole scenes only. tried: scenes that are only noted."""
+    """Steps of one commit: whole scenes only. tried: scenes that are only noted. gone: (scene, tile) that was planned
+    from a bounding box, and the scene does not touch the tile. new, again: scenes stored for the first time, in place
+    of others."""
 
     steps: list[Step]
     tried: list[Tried] = field(default_factory=list)
+    gone: list[tuple[str, str]] = field(default_factory=list)
+    new: int = 0
+    again: int = 0
+    nbytes: int = 0
 
     @property
     def scenes(self) -> dict[str, Scene]:

@@ -136,7 +136,7 @@ def _finish_quality(values: dict[str, Array], valid: Array, covers: Array | None
         quality[~covers] = int(Quality.MISSING)
 
 
-# -- reading -----------------------------------------------------------------------------------------------------------
+# -- reading ---------------------------------------------------------------------------------------------------------
 
 
 def read(scene: Scene, schema: SceneSchema, grid: Grid, reader: RasterReader) -> dict[str, Array]:
@@ -151,7 +151,9 @@ def read(scene: Scene, schema: SceneSchema, grid: Grid, reader: RasterReader) ->
         mine = (spec.scale if band.scale is None else band.scale, spec.offset if band.offset is None else band.offset)
         kept = float(SATURATED_S2) if schema.sensor == "sentinel-2" else None
         values = same_nodata(raw.pop(spec.name), band.nodata, spec.nodata, where)
-        values = harmonise(values, mine, (spec.scale, spec.offset), spec.nodata, spec.dtype, saturated=kept, where=where)
+        values = harmonise(
+            values, mine, (spec.scale, spec.offset), spec.nodata, spec.dtype, saturated=kept, where=where
+        )
         check_range(values, spec, where, grid)
         out[spec.name] = values
     out[lay.QUALITY] = _quality(scene, schema, grid, reader)
@@ -179,7 +181,8 @@ def check_range(values: Array, spec: BandSpec, where: str, grid: Grid) -> None:
         raise AssetCorrupt(
             f"{int(wrong.sum())} values outside {spec.valid_range[0]:g} to {spec.valid_range[1]:g} {spec.units}, "
             f"the first {value:g}",
-            where=f"{where}, x {grid.x()[column]:g}, y {grid.y()[row]:g}", todo="correct the file, or `valid_range` in the entry",
+            where=f"{where}, x {grid.x()[column]:g}, y {grid.y()[row]:g}",
+            todo="correct the file, or `valid_range` in the entry",
         )  # fmt: skip
 
 
@@ -231,7 +234,7 @@ def inside_of(own: Grid, grid: Grid) -> Array | None:
     return None if mask.all() else np.asarray(mask)
 
 
-# -- what is remembered of a scene ---------------------------------------------------------------------------------------
+# -- what is remembered of a scene -----------------------------------------------------------------------------------
 
 
 def _part(unit: Unit, schema: SceneSchema, values: Mapping[str, Array], valid: Array) -> Part:
@@ -258,10 +261,11 @@ def _digest(values: Array, name: str, unit: Unit) -> int:
 
 
 def _where(scene: Scene, unit: Unit) -> str:
-    return f"{scene.id}, tile {unit.tile}, rows {unit.rows.start}-{unit.rows.stop}, columns {unit.columns.start}-{unit.columns.stop}"
+    rows, columns = unit.rows, unit.columns
+    return f"{scene.id}, tile {unit.tile}, rows {rows.start}-{rows.stop}, columns {columns.start}-{columns.stop}"
 
 
-# -- the store -------------------------------------------------------------------------------------------------------------
+# -- the store -------------------------------------------------------------------------------------------------------
 
 
 def store(root: zarr.Group, schema: SceneSchema) -> tuple[Get, Put]:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from typing import Any
 
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
@@ -40,18 +43,20 @@ class PatchLoader:
     """Epoch after epoch of shuffled batches: `for batch in loader` is one epoch (or what is left of it).
 
     state_dict() names the batch that comes next; a loader with that state loaded goes on with it, bit for bit, with
-    any number of workers. Batches are counted when they are taken, not when a worker has read them. rank, ranks: of
+    any number of threads or workers. Batches are counted when they are taken, not when they are read. threads: read
+    ahead in this process, which costs no copy; workers: processes, for much augmentation in Python. rank, ranks: of
     several processes each takes every `ranks`-th batch.
     """
 
     def __init__(
-        self, data: PatchSet, batch_size: int, *, seed: int = 0, workers: int = 0, shuffle: bool = True,
-        drop_last: bool = False, augment: Augment | None = None, pin_memory: bool = False, rank: int = 0,
-        ranks: int = 1,
+        self, data: PatchSet, batch_size: int, *, seed: int = 0, threads: int = 0, workers: int = 0,
+        shuffle: bool = True, drop_last: bool = False, augment: Augment | None = None, pin_memory: bool = False,
+        rank: int = 0, ranks: int = 1,
     ) -> None:  # fmt: skip
         if not len(data):
             raise BadInput(f"the split '{data.split}' holds no sample", where=str(data.path))
-        self.data, self.batch_size, self.seed, self.workers = data, batch_size, seed, workers
+        self.data, self.batch_size, self.seed = data, batch_size, seed
+        self.threads, self.workers = threads, workers
         self.shuffle, self.drop_last, self.augment, self.pin_memory = shuffle, drop_last, augment, pin_memory
         self.rank, self.ranks = rank, ranks
         self.epoch = self.position = 0
@@ -63,19 +68,43 @@ class PatchLoader:
         return whole // self.ranks  # every rank the same number, or they would wait for each other
 
     def __iter__(self) -> Iterator[Patches]:
-        stream = Stream(
-            self.data, self.batch_size, self.seed, self.epoch, self.position, self.drop_last, self.shuffle,
-            self.augment, self.rank, self.ranks,
-        )  # fmt: skip
-        some: dict[str, Any] = {"prefetch_factor": 2, "persistent_workers": False} if self.workers else {}
-        batches = iter(
-            DataLoader(stream, batch_size=None, num_workers=self.workers, pin_memory=self.pin_memory, **some)
-        )
+        if self.threads and not self.workers:
+            batches = self._ahead()
+        else:
+            stream = Stream(
+                self.data, self.batch_size, self.seed, self.epoch, self.position, self.drop_last, self.shuffle,
+                self.augment, self.rank, self.ranks,
+            )  # fmt: skip
+            some: dict[str, Any] = {"prefetch_factor": 2, "persistent_workers": False} if self.workers else {}
+            batches = iter(
+                DataLoader(stream, batch_size=None, num_workers=self.workers, pin_memory=self.pin_memory, **some)
+            )
         while self.position < len(self):
             batch = next(batches)
             self.position += 1
             yield batch
         self.epoch, self.position = self.epoch + 1, 0
+
+    def _ahead(self) -> Iterator[Patches]:
+        """The batches of the epoch, read by threads two rounds ahead."""
+        first = self.position * self.ranks + self.rank
+        numbers = iter(range(first, len(self) * self.ranks, self.ranks))
+        order, epoch = self.data.order(self.seed, self.epoch, self.shuffle), self.epoch
+
+        def read(number: int) -> Patches:
+            found = self.data.batch(order[number * self.batch_size : (number + 1) * self.batch_size])
+            found = found if self.augment is None else self.augment.batch(found, self.seed, epoch)
+            return Patches(*(x.pin_memory() for x in found)) if self.pin_memory else found
+
+        with ThreadPoolExecutor(self.threads, thread_name_prefix="patches") as pool:
+            waiting = deque(pool.submit(read, n) for n in islice(numbers, 2 * self.threads))
+            try:
+                while waiting:
+                    yield waiting.popleft().result()
+                    waiting.extend(pool.submit(read, n) for n in islice(numbers, 1))
+            finally:
+                for task in waiting:
+                    task.cancel()
 
     def state_dict(self) -> dict[str, int | str]:
         """What a checkpoint keeps: the set, the seed, and the batch that comes next."""

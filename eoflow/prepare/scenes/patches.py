@@ -222,7 +222,7 @@ def _label_table(recipe: PatchRecipe, band: BandSpec) -> Array:
 def count_slot(tile: Tile, slot: int, layout: Layout, name: str, table: Array) -> Array:
     """(W, classes) counts of one time of a layer, read in strips of whole chunks."""
     counter = Counter(layout, table)
-    for a, b in tile.strips():
+    for a, b in tile.strips(4 << 20):
         counter.add(a, as_codes(reading.read(tile.group, name, slot, slice(a, b))))
     return counter.windows()
 

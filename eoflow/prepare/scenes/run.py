@@ -47,13 +47,13 @@ class PreparedPatches:
 
     @cached_property
     def valid(self) -> PatchSet:
-        """Samples of the validation split."""
-        return PatchSet(self.path, "valid")
+        """Samples of the validation split, of the same memory."""
+        return self.train.with_split("valid")
 
     @cached_property
     def test(self) -> PatchSet:
         """Samples that no training touches."""
-        return PatchSet(self.path, "test")
+        return self.train.with_split("test")
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
@@ -86,7 +86,8 @@ def prepare_patches(
 
     Idempotent: the key is a hash of the content of the cube, the recipe, the split and the normaliser. Blocks and
     events keep the split that they had in an earlier preparation by the same split recipe, so that what was validation
-    stays validation when the cube grows. Raises BadInput for an unknown dataset or band, too little data, or a leak.
+    stays validation when the cube grows. Split by time without periods, it takes those of the catalog entry. Raises
+    BadInput for an unknown dataset or band, too little data, or a leak.
     """
     ws = Workspace.of(workspace)
     cube = Cube.load(ws, dataset)
@@ -133,7 +134,9 @@ def _index(
     ws: Workspace, cube: Cube, dataset: str, recipe: PatchRecipe, progress: Progress | None, note: bool = True
 ) -> tuple[PatchIndex, Division]:
     """The index, made anew or found, and how it is divided."""
-    snapshot = cube.snapshot
+    snapshot, own = cube.snapshot, cube.entry.splits
+    if recipe.split.by == "time" and recipe.split.periods is None and own is not None:
+        recipe = recipe.model_copy(update={"split": recipe.split.model_copy(update={"periods": own})})
     place = _folder(ws, dataset) / "splits"
     kept = place / f"{digest([recipe.split.model_dump(mode='json'), recipe.patch])}.json"
     keep: dict[str, Any] = json.loads(kept.read_text()) if kept.exists() else {"assignment": {}, "block": None}

@@ -80,7 +80,7 @@ class PatchSet:
         self.channels: tuple[str, ...] = tuple(self.meta["channels"])
         names = self.recipe.inputs(self.schema.names)
         own = BandNormalizer.from_dict(json.loads(self.meta["normalizer"]))
-        chosen = own if normalizer is None else normalizer
+        chosen = self._chosen = own if normalizer is None else normalizer
         chosen.require_units(self.schema)
         self.normalizer, self._target_normalizer = chosen.select(names), chosen.select(self.recipe.targets)
         self.index = PatchIndex.load(group["index"])
@@ -103,9 +103,10 @@ class PatchSet:
         raise BadInput(f"no split '{split}'", todo="choose from train, valid, test")
 
     def with_split(self, split: str) -> PatchSet:
-        """Another split of the same files."""
-        budget = self.data.budget >> 20
-        return PatchSet(self.path, split, budget, BandNormalizer.from_dict(json.loads(self.meta["normalizer"])))
+        """Another split of the same files (and the same memory and normaliser)."""
+        out = PatchSet(self.path, split, self.data.budget >> 20, self._chosen)
+        out.data, out.quality, out.labels = self.data, self.quality, self.labels
+        return out
 
     def __len__(self) -> int:
         return int(self.samples.size)
@@ -181,7 +182,7 @@ class PatchSet:
     def _encoded(self, rows: Array, normalizer: BandNormalizer) -> tuple[Array, Array]:
         """Rows -> normalised (n, C, p, p) with 0 where nothing was seen, and their quality (n, p, p)."""
         quality = self.quality.any_order(rows)
-        unseen = quality <= int(Quality.NODATA)
+        unseen: Any = quality <= int(Quality.NODATA)
         holes = unseen.any(axis=(1, 2))
         encode = normalizer.of_stored(self.schema)
         same = normalizer.channels == self.channels

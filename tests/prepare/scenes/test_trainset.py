@@ -183,8 +183,8 @@ def test_the_order_is_the_same_with_any_number_of_workers(made):
     _, path, _ = made
     augment = Augment((dihedral,))
     epochs = []
-    for workers in (0, 1, 2):
-        loader = PatchLoader(PatchSet(path, memory_mb=0), 8, seed=4, workers=workers, augment=augment)
+    for how in ({}, {"workers": 1}, {"workers": 2}, {"threads": 3}):
+        loader = PatchLoader(PatchSet(path, memory_mb=0), 8, seed=4, augment=augment, **how)
         epochs.append(list(loader))
         assert len(epochs[-1]) == len(loader)
     for other in epochs[1:]:
@@ -197,25 +197,25 @@ def test_the_order_is_the_same_with_any_number_of_workers(made):
     assert not torch.equal(plain.inputs, epochs[0][0].inputs)
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-def test_resumed_in_the_middle_of_an_epoch_it_goes_on_bit_for_bit(made, workers):
+@pytest.mark.parametrize("how", [{}, {"workers": 2}, {"threads": 2}], ids=str)
+def test_resumed_in_the_middle_of_an_epoch_it_goes_on_bit_for_bit(made, how):
     _, path, _ = made
     augment = Augment((dihedral,))
 
-    def loader(n=0):
-        return PatchLoader(PatchSet(path), 8, seed=4, workers=n, drop_last=True, augment=augment)
+    def loader(**how):
+        return PatchLoader(PatchSet(path), 8, seed=4, drop_last=True, augment=augment, **how)
 
     whole = loader()
     epochs = [list(whole), list(whole)]
     assert not torch.equal(epochs[0][0].number, epochs[1][0].number)
-    first = loader(workers)
+    first = loader(**how)
     list(first)
     batches = iter(first)
     for _ in range(3):
         next(batches)
     state = first.state_dict()
     assert (state["epoch"], state["position"]) == (1, 3)
-    second = loader(0 if workers else 2)
+    second = loader(**({} if how else {"workers": 2}))
     second.load_state_dict(state)
     rest = list(second)
     assert len(rest) == len(epochs[1]) - 3
@@ -228,7 +228,7 @@ def test_resumed_in_the_middle_of_an_epoch_it_goes_on_bit_for_bit(made, workers)
 def test_ranks_share_an_epoch(made):
     _, path, _ = made
     alone = list(PatchLoader(PatchSet(path), 8, seed=1, drop_last=True))
-    ranks = [list(PatchLoader(PatchSet(path), 8, seed=1, drop_last=True, rank=r, ranks=3)) for r in range(3)]
+    ranks = [list(PatchLoader(PatchSet(path), 8, seed=1, drop_last=True, rank=r, ranks=3, threads=r)) for r in range(3)]
     assert [len(r) for r in ranks] == [len(alone) // 3] * 3
     for k in range(len(ranks[0])):
         for r in range(3):
