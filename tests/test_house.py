@@ -37,7 +37,8 @@ FLOORS = [
 ]
 ONE_ROOM = {
     "catalog_scenes": "catalog", "cube": "archive", "cube_layout": "archive", "holdings": "archive",
-    "transaction": "archive", "commits": "archive", "cube_writer": "products", "cli_archive": "cli", "cli_scenes": "cli",
+    "transaction": "archive", "commits": "archive", "cube_writer": "products", "cli_archive": "cli",
+    "cli_scenes": "cli",
 }  # fmt: skip
 FLOOR = {room: i for i, rooms in enumerate(FLOORS) for room in rooms}
 

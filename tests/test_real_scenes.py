@@ -88,7 +88,7 @@ def test_safe_of_baseline_four(cli, realdata):
     cube = Cube.load(cli.workspace, "safe")
     assert cube.tiles() == ["29UNU"]
     ds = opened(cube, "29UNU").isel(time=0)
-    meta = ET.parse(safe / "MTD_MSIL2A.xml").getroot()  # noqa: S314
+    meta = ET.parse(safe / "MTD_MSIL2A.xml").getroot()
     (offset,) = {int(e.text) for e in meta.iter("BOA_ADD_OFFSET")}
     quantification = int(next(meta.iter("BOA_QUANTIFICATION_VALUE")).text)
     assert ds.rio.crs.to_epsg() == 32629

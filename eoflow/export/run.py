@@ -170,6 +170,7 @@ def _write_cogs(image: _Image, target: Path, product: Product, compress: str, ov
     tags["TIFFTAG_SOFTWARE"] = f"eoflow {product.provenance.get('code_version', '')}".strip()
     out = []
     for key, path, some in groups:
+
         def read(i: int, rows: slice, columns: slice, some: list[CogBand] = some) -> Array:
             return image.read(some[i], rows, columns)
 
@@ -236,9 +237,7 @@ def _write_zarr_tiles(product: Product, dest: Path, overwrite: bool) -> None:
             one.to_zarr(temp, group=f"tiles/{piece.tile}", zarr_format=3, consolidated=True)
 
 
-def _item(
-    image: _Image, target: Path, product: Product, files: list[Exported], lineage: str, overwrite: bool
-) -> Path:
+def _item(image: _Image, target: Path, product: Product, files: list[Exported], lineage: str, overwrite: bool) -> Path:
     """The STAC item, written beside and renamed after its assets."""
     assert product.times is not None
     path = target.with_suffix(".json")

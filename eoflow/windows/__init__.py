@@ -1,7 +1,7 @@
 """Windowed inference: any network over a scene of any size, seamless, in bounded memory, and resumable.
 
-    plan = Plan.of(source.shape, core=1024, halo=32, multiple=16)
-    infer(Network(model), source, "flood.zarr", [Layer("flood", dtype="uint8", nodata=255)], plan)
+plan = Plan.of(source.shape, core=1024, halo=32, multiple=16)
+infer(Network(model), source, "flood.zarr", [Layer("flood", dtype="uint8", nodata=255)], plan)
 """
 
 from __future__ import annotations
