@@ -99,7 +99,7 @@ def entry_for(folder: Path, bands: tuple[str, ...] = BANDS) -> Path:
     lines = [
         "kind: scenes", "name: bench", "title: benchmark", "sensor: sentinel-2", "level: L2A",
         f"source: {{driver: stac, args: {{items: {folder / 'items.json'}}}}}",
-        "schedule: {start: 2022-01-01, end: 2023-12-31}", f"tiles: {{scheme: footprint, chunk: {2048}}}", "bands:",
+        "schedule: {start: 2022-01-01, end: 2023-12-31}", f"tiles: {{scheme: footprint, chunk: {BLOCK}}}", "bands:",
         *[f"  {b}: {{units: '1', scale: 0.0001, offset: -0.1, nodata: 0, dtype: uint16}}" for b in bands],
     ]  # fmt: skip
     path = folder / "bench.yaml"

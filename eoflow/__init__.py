@@ -1,7 +1,8 @@
 """eoflow: Earth-observation and weather data from source to verified forecast.
 
 The verbs of the command line are functions here: `eoflow.ingest(...)`, `eoflow.prepare(...)`,
-`eoflow.train(...)`, `eoflow.forecast(lead="10d")`, `eoflow.verify(...)`, `eoflow.open("forecast")`.
+`eoflow.train(...)`, `eoflow.forecast(lead="10d")`, `eoflow.verify(...)`, `eoflow.open("forecast")`,
+`eoflow.composite(...)`, `eoflow.export(...)`, `eoflow.why(...)`.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ _LAZY = {
     "rollback": ("eoflow.ingest.run", "rollback"),
     "Workspace": ("eoflow.workspace", "Workspace"),
 }
-_ROOMS = ("ingest", "prepare", "train", "verify", "demo")
+_ROOMS = ("ingest", "prepare", "train", "verify", "demo", "composite", "export", "why")
 
 if TYPE_CHECKING:
     from eoflow.predict import forecast as forecast

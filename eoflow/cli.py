@@ -73,12 +73,10 @@ def prepare(
     ws = workspace()
     with progress_bar("prepare") as progress:
         if dataset is not None and kind_of(ws, dataset) == "scenes":
-            from eoflow.cli_scenes import patch_recipe
-            from eoflow.prepare.scenes.run import prepare_patches
+            from eoflow.prepare.scenes import PatchRecipe, load_recipe, prepare_patches
 
-            patches = prepare_patches(
-                dataset, patch_recipe(None if recipe == "patches" else recipe), workspace=ws, progress=progress
-            )
+            how = PatchRecipe() if recipe == "patches" else load_recipe(recipe)
+            patches = prepare_patches(dataset, how, workspace=ws, progress=progress)
             emit(patches.to_dict(), lambda c: c.print(patches.text(), markup=False))
             return
         done = run(recipe, dataset or only_dataset(ws), train_period=train_period, workspace=ws, progress=progress)

@@ -98,21 +98,6 @@ def export(
     emit(report.to_dict(), lambda c: c.print("\n".join([*report.files, *report.items]), markup=False))
 
 
-def patch_recipe(path: str | None) -> Any:
-    """The patch recipe in a YAML file; the defaults where there is none. Raises BadInput."""
-    from pathlib import Path
-
-    from eoflow import catalog
-    from eoflow.errors import BadInput
-    from eoflow.prepare.scenes.recipe import PatchRecipe
-
-    if path is None:
-        return PatchRecipe()
-    if not Path(path).is_file():
-        raise BadInput(f"no file '{path}'", todo="give the path of a patch recipe (YAML), or leave it out")
-    return catalog.parse(Path(path).read_text(encoding="utf-8"), PatchRecipe, path)
-
-
 @splits.command("check")
 def splits_check(
     dataset: Name,
@@ -120,10 +105,11 @@ def splits_check(
 ) -> None:  # fmt: skip
     """Prove that no two splits see the same ground at the same time; exit 2 where they do."""
     from eoflow.errors import BadInput
-    from eoflow.prepare.scenes.run import splits_check as run
+    from eoflow.prepare.scenes import load_recipe
+    from eoflow.prepare.scenes import splits_check as run
 
     with progress_bar("splits") as progress:
-        report = run(dataset, patch_recipe(recipe), workspace=workspace(), progress=progress)
+        report = run(dataset, load_recipe(recipe) if recipe else None, workspace=workspace(), progress=progress)
     if not report.ok:
         raise BadInput(report.text(), where=f"dataset {dataset}", todo="use larger blocks, or another split")
     emit(report.to_dict(), lambda c: c.print(report.text(), markup=False))

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from eoflow._callable import make_callable
 from eoflow.commits import Commit
 from eoflow.cube import Cube
 from eoflow.cube_layout import encode_times
@@ -193,3 +194,6 @@ def _commit(cube: Cube, snapshot: str, states: list[Commit], rows: list[Row], sc
 
 
 __all__ = ["Band", "Pixel", "Why", "why"]
+
+
+make_callable(__name__, "eoflow.why:why")

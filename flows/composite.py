@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING
 
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 
 from eoflow.flowkit import RETRY_IF_TRANSIENT, publish
 
-if TYPE_CHECKING:
-    from eoflow.workspace import Workspace
-
 
 @task(cache_policy=NO_CACHE, **RETRY_IF_TRANSIENT)
 def composite_of(dataset: str, days: int = 30, method: str = "median", workspace: str | None = None) -> str:
     """Composite of the last `days` days that the cube holds; where it lies."""
-    from eoflow.composite.run import composite as run
+    from eoflow.composite import composite as run
+    from eoflow.composite import last_days
     from eoflow.holdings import kind_of
     from eoflow.workspace import Workspace
 
@@ -25,20 +22,9 @@ def composite_of(dataset: str, days: int = 30, method: str = "median", workspace
     if kind_of(ws, dataset) is None:
         publish(f"composite-{dataset}", f"Composite of {dataset}", "Nothing has been ingested yet.")
         return "nothing yet"
-    report = run(dataset, _last_days(dataset, days, ws), method=method, workspace=ws)
+    report = run(dataset, last_days(dataset, days, ws), method=method, workspace=ws)
     publish(f"composite-{dataset}", f"Composite of {dataset}", report)
     return report.path
-
-
-def _last_days(dataset: str, days: int, workspace: Workspace) -> str:
-    """The period of `days` days that ends with the newest scene."""
-    import numpy as np
-
-    from eoflow.cube import Cube
-
-    cube = Cube.load(workspace, dataset)
-    newest = max(cube.times(tile)[-1] for tile in cube.tiles()).astype("datetime64[D]")
-    return f"{newest - np.timedelta64(days - 1, 'D')}/{newest}"
 
 
 @flow(name="composite", retries=0, persist_result=False)

@@ -13,16 +13,16 @@ from eoflow.flowkit import RETRY_IF_TRANSIENT, publish
 @task(cache_policy=NO_CACHE, **RETRY_IF_TRANSIENT)
 def prepare_patches(dataset: str, recipe: str | None = None, workspace: str | None = None) -> str:
     """Prepare what has come in; the key of the training set."""
-    from eoflow.cli_scenes import patch_recipe
     from eoflow.holdings import kind_of
-    from eoflow.prepare.scenes.run import prepare_patches as run
+    from eoflow.prepare.scenes import PatchRecipe, load_recipe
+    from eoflow.prepare.scenes import prepare_patches as run
     from eoflow.workspace import Workspace
 
     ws = Workspace(workspace)
     if kind_of(ws, dataset) is None:
         publish(f"prepare-{dataset}", f"Training set of {dataset}", "Nothing has been ingested yet.")
         return "nothing yet"
-    done = run(dataset, patch_recipe(recipe), workspace=ws)
+    done = run(dataset, load_recipe(recipe) if recipe else PatchRecipe(), workspace=ws)
     publish(f"prepare-{dataset}", f"Training set of {dataset}", done)
     return done.key
 

@@ -118,7 +118,7 @@ class World:
         path = Path(self.scenes[ident].bands[band].href)
         whole = path.read_bytes()
         with rasterio.open(path) as f:
-            at = int(f.get_tag_item("BLOCK_OFFSET_1_1", ns="TIFF", bidx=1))
+            at = int(f.get_tag_item("BLOCK_OFFSET_1_1", "TIFF", 1))
         path.write_bytes(whole[:at] + bytes(64) + whole[at + 64 :])
         return whole
 
