@@ -12,7 +12,7 @@ import itertools
 import math
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +22,10 @@ if TYPE_CHECKING:
     import zarr
 
 Array = np.ndarray[Any, Any]
+Encoded = tuple[Any, tuple[int, ...], "bytes | None"]
 ZARRS = {"codec_pipeline.path": "zarrs.ZarrsCodecPipeline"}
+AT_ONCE = 2**23
+"""Encoded bytes that are handed to the store together."""
 _OPENING = threading.Lock()
 _zarrs_pid: int | None = None
 
@@ -44,23 +47,32 @@ def zarrs() -> Iterator[None]:
             yield
 
 
-def write(array: zarr.Array, where: tuple[slice, ...], values: Array, drop_empty: bool = False) -> None:
-    """array[where] = values. `where`: slices with bounds (or whole), one for each dimension or fewer.
+def write(array: zarr.Array, where: tuple[slice, ...], values: Array) -> None:
+    """array[where] = values. `where`: slices with bounds (or whole), one for each dimension or fewer."""
+    write_many([(array, where, values)], drop_empty=False)
+
+
+def write_many(pieces: Iterable[tuple[zarr.Array, tuple[slice, ...], Array]], drop_empty: bool = True) -> None:
+    """As `write` for several (array, where, values), whose chunks go to the store together.
 
     drop_empty: a chunk that holds nothing but the fill value is deleted instead of stored.
     """
-    codec = _plain(array)
-    region = _region(array, where)
-    if codec is None or not _aligned(array, region):
-        if drop_empty:
-            array = array.with_config({"write_empty_chunks": False})
-        array[where] = values
-        return
-    for at, part in _cut(array, region, values):
-        if drop_empty and _empty(part, array.fill_value):
-            _delete(array, at)
-        else:
-            _put(array, at, codec.encode(part))
+    encoded: list[Encoded] = []
+    held = 0
+    for array, where, values in pieces:
+        codec = _plain(array)
+        region = _region(array, where)
+        if codec is None or not _aligned(array, region):
+            (array.with_config({"write_empty_chunks": False}) if drop_empty else array)[where] = values
+            continue
+        for at, part in _cut(array, region, values):
+            data = None if drop_empty and _empty(part, array.fill_value) else codec.encode(part)
+            encoded.append((array, at, data))
+            held += len(data or b"")
+            if held > AT_ONCE:
+                _put(encoded)
+                encoded, held = [], 0
+    _put(encoded)
 
 
 def _plain(array: zarr.Array) -> Any | None:
@@ -113,18 +125,24 @@ def _empty(part: Array, fill: Any) -> bool:
     return bool(np.isnan(part).all() if part.dtype.kind == "f" and np.isnan(fill) else (part == fill).all())
 
 
-def _delete(array: zarr.Array, at: tuple[int, ...]) -> None:
-    from zarr.core.sync import sync
+def _put(encoded: Sequence[Encoded]) -> None:
+    """Store encoded chunks, all at once (each round through zarr's loop costs as much as a chunk); None: delete it."""
+    import asyncio
 
-    sync((array.store_path / array.metadata.encode_chunk_key(at)).delete())
-
-
-def _put(array: zarr.Array, at: tuple[int, ...], encoded: bytes) -> None:
     from zarr.core.buffer import default_buffer_prototype
     from zarr.core.sync import sync
 
-    path = array.store_path / array.metadata.encode_chunk_key(at)
-    sync(path.set(default_buffer_prototype().buffer.from_bytes(encoded)))
+    make = default_buffer_prototype().buffer.from_bytes
+
+    async def one(array: zarr.Array, at: tuple[int, ...], data: bytes | None) -> None:
+        path = array.store_path / array.metadata.encode_chunk_key(at)
+        await (path.delete() if data is None else path.set(make(data)))
+
+    async def several() -> None:
+        await asyncio.gather(*(one(*e) for e in encoded))
+
+    if encoded:
+        sync(several())
 
 
 def move(array: zarr.Array, source: int, target: int) -> None:
@@ -151,8 +169,7 @@ def move(array: zarr.Array, source: int, target: int) -> None:
 def clear(array: zarr.Array, position: int) -> None:
     """Delete the chunks at a position of the first dimension (chunks of length 1): the fill value is read there."""
     for keys in _rest(array):
-        for key in keys:
-            _delete(array, (position, *key))
+        _put([(array, (position, *key), None) for key in keys])
 
 
 def _rest(array: zarr.Array, at_once: int = 64) -> Iterator[list[tuple[int, ...]]]:

@@ -289,8 +289,8 @@ def write(
     arrays: Mapping[str, zarr.Array], slot: int, rows: slice, columns: slice, values: Mapping[str, Array]
 ) -> None:
     """Write a window (y, x) of some layers at position `slot` of the time axis; chunks of fill only are not stored."""
-    for name, data in values.items():
-        chunks.write(arrays[name], (slice(slot, slot + 1), rows, columns), data[None], drop_empty=True)
+    where = (slice(slot, slot + 1), rows, columns)
+    chunks.write_many([(arrays[name], where, data[None]) for name, data in values.items()])
 
 
 def arrays_of(root: zarr.Group, tile: str, schema: SceneSchema, level: int = 1) -> dict[str, zarr.Array]:

@@ -20,7 +20,7 @@ import pytest
 import xarray as xr
 import yaml
 
-from eoflow.up import FIELDS
+from eoflow.up import FIELDS, SCENES
 from eoflow.workspace import Workspace
 
 pytest.importorskip("prefect")
@@ -36,7 +36,8 @@ from eoflow.workspace import Workspace
 if __name__ == "__main__":
     never = "0 0 1 1 *"
     up(Workspace(sys.argv[1]), port=0, lead="1d", model="persistence",
-       schedules={"ingest": "6s", "forecast": "7s", "verify": never, "train": never}, datasets=["tiny"])
+       schedules={"ingest": "8s", "forecast": "9s", "composite": "13s", "verify": never, "train": never,
+                  "backfill": never, "prepare": never}, datasets=["tiny", "land"])
 """
 
 
@@ -91,9 +92,19 @@ def deliver(folder: Path, start: str, days: int) -> np.datetime64:
     return time_axis[-1]
 
 
+def deliver_scene(folder: Path, day: str) -> None:
+    """A GeoTIFF appears in `folder` at once."""
+    from rasters import write
+
+    values = np.random.default_rng(int(day[-2:])).integers(1, 5000, (128, 128)).astype("u2")
+    hidden = folder.parent / f"hidden-{day}.tif"
+    write(hidden, values, nodata=0, descriptions=("red",))
+    hidden.rename(folder / f"land_{day}.tif")
+
+
 @pytest.fixture(scope="module")
 def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
-    """`eoflow up` in a process of its own, on a workspace with one dataset: files that arrive in a folder."""
+    """`eoflow up` in a process of its own, with two datasets (fields, scenes) whose files arrive in a folder."""
     root = tmp_path_factory.mktemp("up")
     workspace, incoming, log = Workspace(root / "ws"), root / "incoming", root / "up.log"
     incoming.mkdir()
@@ -103,6 +114,14 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
         "schedule": {"start": "2020-01-01", "cadence": "6h", "end": "2020-01-07T18:00"},
     }  # fmt: skip
     workspace.write_text(yaml.safe_dump(entry), "catalogs", "datasets", "tiny.yaml")
+    land = {
+        "kind": "scenes", "name": "land", "title": "Scenes that arrive", "sensor": "other", "level": "L2",
+        "source": {"driver": "geotiff", "args": {"paths": [str(incoming / "*.tif")]}},
+        "bands": {"red": {"units": "1", "scale": 1e-4, "offset": 0.0, "nodata": 0}},
+        "schedule": {"start": "2020-01-01"},
+    }  # fmt: skip
+    workspace.write_text(yaml.safe_dump(land), "catalogs", "datasets", "land.yaml")
+    deliver_scene(incoming, "2020-01-05")
     (root / "serve_it.py").write_text(UP)
     env = {
         **{k: v for k, v in os.environ.items() if not k.startswith("PREFECT_")},
@@ -156,6 +175,28 @@ def test_schedules_fire_and_the_cube_grows(house: House):
     assert {end, later} <= set(cube["init_time"].values)
 
 
+def test_the_scene_cube_grows_and_is_composited(house: House):
+    from eoflow.cube import Cube
+    from eoflow.holdings import kind_of
+
+    def days() -> list[str]:
+        if kind_of(house.workspace, "land") is None:
+            return []
+        cube = Cube.load(house.workspace, "land")
+        return [str(t)[:10] for tile in cube.tiles() for t in cube.times(tile)]
+
+    house.wait("no scene was ingested", lambda: days() == ["2020-01-05"])
+    deliver_scene(house.incoming, "2020-01-10")
+    house.wait("the cube did not grow", lambda: days() == ["2020-01-05", "2020-01-10"])
+
+    def composites() -> list[Path]:
+        return sorted(house.workspace.path("products", "composite", "land").glob("*20200110*.zarr"))
+
+    (made,) = house.wait("no composite of both days appeared", composites)
+    tile = Cube.load(house.workspace, "land").tiles()[0]
+    assert int(xr.open_zarr(made, group=f"tiles/{tile}")["count"].max()) == 2
+
+
 def test_the_runs_were_scheduled_ones_and_left_their_reports(house: House):
     def done() -> set[str]:
         body = {"flow_runs": {"state": {"type": {"any_": ["COMPLETED"]}}}, "limit": 200}
@@ -168,16 +209,17 @@ def test_the_runs_were_scheduled_ones_and_left_their_reports(house: House):
     assert house.wait("no scheduled run completed", done)
 
     def reported() -> bool:
-        return {"ingest-tiny", "forecast-tiny"} <= {a["key"] for a in house.ask("/artifacts/filter")}
+        return {"ingest-tiny", "forecast-tiny", "ingest-land", "coverage-land", "composite-land"} <= {
+            a["key"] for a in house.ask("/artifacts/filter")
+        }
 
     house.wait("a run left no report", reported)
 
 
 def test_deployments_are_limited_and_scheduled(house: House):
     served = house.ask("/deployments/filter")
-    assert len(served) == len(FIELDS)
+    assert sorted(d["name"] for d in served) == ["land"] * len(SCENES) + ["tiny"] * len(FIELDS)
     for d in served:
-        assert d["name"] == "tiny"
         assert d["parameters"]["workspace"] == house.workspace.root
         assert d["global_concurrency_limit"]["limit"] == 1
         assert [s["active"] for s in d["schedules"]] == [True]

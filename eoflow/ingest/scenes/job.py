@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -251,6 +252,10 @@ class SceneJob:
         overviews: dict[int, Overviews] = {}
         share = {i: 1 / max(1, sum(u.step == i for u in units)) for i in range(len(steps))}
 
+        @cache
+        def opened(root: Any, tile: str, factor: int) -> dict[str, Any]:
+            return lay.arrays_of(root, tile, schema, factor)
+
         def take(out: Outcome, root: Any) -> None:
             unit, step = out.unit, steps[out.unit.step]
             for scene, error in out.errors:
@@ -266,7 +271,7 @@ class SceneJob:
                 _paste(done.fractions, step.grid, unit, out.fractions)
             if out.coarse and root is not None:
                 if unit.step not in overviews:
-                    arrays = {f: lay.arrays_of(root, unit.tile, schema, f) for f in unit.factors}
+                    arrays = {f: opened(root, unit.tile, f) for f in unit.factors}
                     overviews[unit.step] = Overviews(step.grid.shape, arrays, unit.slot)
                 overviews[unit.step].add(unit.rows, unit.columns, out.coarse)
             out.coarse = {}
