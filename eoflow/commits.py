@@ -14,7 +14,13 @@ from eoflow.times import Period, iso
 if TYPE_CHECKING:
     import icechunk
 
+    from eoflow.workspace import Workspace
+
 _ID = re.compile(r"^[0-9A-Z]{4,20}$")
+
+
+class Moved(Exception):
+    """A branch was moved by another writer since the session began."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +77,36 @@ def find(states: list[Commit], text: str, name: str) -> str:
             return c.id
     first = iso(states[-1].time) if states else "never"
     raise BadInput(f"'{name}' held nothing at {text}", todo=f"its first state is of {first}")
+
+
+def commit(
+    repo: icechunk.Repository, session: icechunk.Session, workspace: Workspace, branch: str, message: str,
+    metadata: dict[str, Any],
+) -> str:  # fmt: skip
+    """Commit a session on its branch so that a power cut cannot tear it; returns the new snapshot.
+
+    On a local disk the snapshot is written, everything is synced, and only then the branch moves to it: what a reader
+    finds after a crash of the machine is the old state or the new one. Object stores are durable by themselves. Raises
+    Moved where another writer was faster.
+    """
+    import icechunk
+
+    if not workspace.is_local:
+        try:
+            return session.commit(message, metadata=metadata)
+        except (icechunk.ConflictError, icechunk.RebaseFailedError):
+            raise Moved(branch) from None
+    base = session.snapshot_id
+    snapshot = session.flush(message, metadata=metadata)
+    workspace.sync()
+    try:
+        repo.reset_branch(branch, snapshot, from_snapshot_id=base)
+    except icechunk.IcechunkError as e:
+        if "conflict" not in str(e):
+            raise
+        raise Moved(branch) from None
+    workspace.sync()
+    return snapshot
 
 
 def quiet() -> None:

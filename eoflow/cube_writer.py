@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from eoflow import commits
 from eoflow.errors import BadInput, Failure
 from eoflow.schema import FieldSchema
 from eoflow.times import iso
@@ -181,8 +182,6 @@ class CubeWriter:
         self.next_lead = last
 
     def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
-        import icechunk
-
         try:
             if kind is None:
                 if self.next_lead != self.steps:
@@ -192,8 +191,9 @@ class CubeWriter:
                         self.arrays[name][rows] = np.array([getattr(r, name) for r in self.runs[runs]], dtype=object)
                     self.arrays["leads"][rows] = self.steps
                 span = " ".join(iso(r.init) for r in (self.runs[0], self.runs[-1])[: len(self.runs)])
-                self.session.commit(f"forecast {self.cube.model}: {len(self.runs)} run(s), {span}")
-        except icechunk.ConflictError as e:
+                message = f"forecast {self.cube.model}: {len(self.runs)} run(s), {span}"
+                commits.commit(self.cube.repository(), self.session, self.cube.workspace, "main", message, {})
+        except commits.Moved as e:
             raise Failure(
                 "another process wrote this cube at the same time; nothing was lost", todo="run it again"
             ) from e

@@ -27,6 +27,7 @@ Window = tuple[slice, slice]
 UPS_NORTH, UPS_SOUTH = "EPSG:5041", "EPSG:5042"
 """Universal polar stereographic (easting, northing), where UTM ends: north of 84 and south of -80 degrees."""
 MAX_CELLS = 10_000
+SMALL = 2.25
 SAME = 1e-6
 """Grids are the same where their pixels differ by less than this fraction of a pixel."""
 
@@ -259,12 +260,14 @@ def overview_factors(shape: tuple[int, int], scheme: TileScheme) -> tuple[int, .
 def chunk_shape(shape: tuple[int, int], blocks: tuple[int, int] | None, scheme: TileScheme) -> tuple[int, int]:
     """Chunk (y, x) of a tile: a multiple of the source's blocks up to `scheme.chunk`; a small tile is one chunk.
 
-    Blocks that are larger are cut evenly where that goes; strips (as wide as the image) do not count as blocks.
+    Small is up to SMALL chunks a side: cut, it would be a handful of files below a MiB, some of them slivers. Blocks that are larger are cut evenly where that goes; strips (as wide as the image) do not count as blocks.
     """
     limit = scheme.chunk
     unit = math.lcm(*(overview_factors(shape, scheme) or (1,)))
     if unit > limit:
         raise BadInput(f"overviews {scheme.overviews} do not fit chunks of {limit} pixels", todo="use powers of two")
+    if max(shape) <= SMALL * limit:
+        return shape
     strips = blocks is None or (blocks[1] >= shape[1] and blocks[0] < shape[0]) or min(blocks) < 16
     sides = [_side(n, None if strips or blocks is None else blocks[i], limit, unit) for i, n in enumerate(shape)]
     return sides[0], sides[1]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from eoflow import __version__
+from eoflow import __version__, commits
 from eoflow import layout as lay
 from eoflow.archive import TIME_UNITS, Archive, Conflict
 from eoflow.errors import BadInput
@@ -110,12 +110,13 @@ class Transaction:
 
     def commit(self, message: str, details: dict[str, Any]) -> str:
         """Commit on the branch; sets `snapshot`. Raises Conflict where another writer was faster."""
-        import icechunk
-
         self.group.attrs["date_modified"] = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
         try:
-            self.snapshot = self.session.commit(message, metadata={**details, "eoflow": __version__})
-        except (icechunk.ConflictError, icechunk.RebaseFailedError):
+            self.snapshot = commits.commit(
+                self.archive.repo, self.session, self.archive.workspace, self.branch, message,
+                {**details, "eoflow": __version__},
+            )  # fmt: skip
+        except commits.Moved:
             raise Conflict(
                 f"'{self.archive.name}' was changed by another writer meanwhile", todo="run it again"
             ) from None

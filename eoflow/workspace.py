@@ -17,6 +17,7 @@ import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -127,6 +128,21 @@ class Workspace:
             Path(temp).unlink(missing_ok=True)
             raise
 
+    def sync(self) -> None:
+        """Wait until everything that was written to a local workspace is on the disk (an object store needs none)."""
+        if not self.is_local:
+            return
+        root = next(p for p in (Path(self.root), *Path(self.root).parents) if p.exists())
+        syncfs = _syncfs()
+        if syncfs is None:
+            os.sync()
+            return
+        fd = os.open(root, os.O_RDONLY)
+        try:
+            syncfs(fd)
+        finally:
+            os.close(fd)
+
     def names(self, *parts: str) -> list[str]:
         """Sorted names inside a folder (hidden ones left out), empty if there is none."""
         if self.is_local:
@@ -188,3 +204,14 @@ def s3_options() -> dict[str, Any]:
     if s.s3_endpoint:
         options["client_kwargs"] = {"endpoint_url": s.s3_endpoint, "region_name": s.s3_region}
     return options
+
+
+@lru_cache(maxsize=1)
+def _syncfs() -> Any:
+    """The system call that syncs one file system only; None where there is none."""
+    import ctypes
+
+    try:
+        return getattr(ctypes.CDLL(None), "syncfs", None)
+    except (OSError, TypeError):
+        return None

@@ -344,3 +344,27 @@ TestArchiveMachine = ArchiveMachine.TestCase
 TestArchiveMachine.settings = settings(
     max_examples=8, stateful_step_count=12, deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )
+
+
+def test_what_a_branch_points_to_is_on_the_disk_first(archive, monkeypatch):
+    """A power cut between any two steps leaves the old state or the new one."""
+    seen = []
+    monkeypatch.setattr(Workspace, "sync", lambda self: seen.append(archive.tip()))
+    before = archive.tip()
+    with archive.transaction("change", {}) as tx:
+        tx.group.attrs["note"] = "new"
+    assert seen == [before, tx.snapshot], "synced before the branch moves, and after"
+    assert archive.attrs()["note"] == "new"
+
+
+def test_a_branch_that_moved_meanwhile_is_a_conflict(archive):
+    from eoflow.archive import Conflict
+    from eoflow.transaction import Transaction
+
+    one, two = Transaction(archive, "main"), Transaction(archive, "main")
+    one.group.attrs["note"] = "one"
+    two.group.attrs["note"] = "two"
+    one.commit("one", {})
+    with pytest.raises(Conflict, match="another writer"):
+        two.commit("two", {})
+    assert archive.attrs()["note"] == "one"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -252,9 +251,12 @@ class SceneJob:
         overviews: dict[int, Overviews] = {}
         share = {i: 1 / max(1, sum(u.step == i for u in units)) for i in range(len(steps))}
 
-        @cache
+        arrays: dict[tuple[str, int], dict[str, Any]] = {}
+
         def opened(root: Any, tile: str, factor: int) -> dict[str, Any]:
-            return lay.arrays_of(root, tile, schema, factor)
+            if (tile, factor) not in arrays:
+                arrays[tile, factor] = lay.arrays_of(root, tile, schema, factor)
+            return arrays[tile, factor]
 
         def take(out: Outcome, root: Any) -> None:
             unit, step = out.unit, steps[out.unit.step]
@@ -271,8 +273,8 @@ class SceneJob:
                 _paste(done.fractions, step.grid, unit, out.fractions)
             if out.coarse and root is not None:
                 if unit.step not in overviews:
-                    arrays = {f: opened(root, unit.tile, f) for f in unit.factors}
-                    overviews[unit.step] = Overviews(step.grid.shape, arrays, unit.slot)
+                    above = {f: opened(root, unit.tile, f) for f in unit.factors}
+                    overviews[unit.step] = Overviews(step.grid.shape, above, unit.slot)
                 overviews[unit.step].add(unit.rows, unit.columns, out.coarse)
             out.coarse = {}
             self.done += share[unit.step] * len(step.targets)

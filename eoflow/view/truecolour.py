@@ -1,0 +1,90 @@
+"""Bands as colours: which ones make a picture, and the stretch that shows the surface and not the clouds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from eoflow.bands import BandSpec
+
+Array = np.ndarray[Any, Any]
+RED_GREEN_BLUE = (("red", "B04", "B4", "SR_B4", "R"), ("green", "B03", "B3", "SR_B3", "G"),
+                  ("blue", "B02", "B2", "SR_B2", "B"))  # fmt: skip
+CO, CROSS = ("VV", "HH"), ("VH", "HV")
+PERCENTILES = (1.0, 99.0)
+FEW = 64
+"""With fewer usable pixels than this, the stretch is of every pixel that has a value."""
+
+
+@dataclass(frozen=True)
+class Colours:
+    """What makes a picture. names: the bands to read; kind: `true colour`, `radar` or `grey`."""
+
+    names: tuple[str, ...]
+    kind: str
+
+    @property
+    def title(self) -> str:
+        """`true colour (B04, B03, B02)`."""
+        kind = {"grey": self.names[0], "radar": "radar, dB"}.get(self.kind, self.kind)
+        return kind if self.kind == "grey" else f"{kind} ({', '.join(self.names)})"
+
+
+def colours_of(bands: Sequence[BandSpec]) -> Colours:
+    """Red, green and blue by common name or usual name; else the polarisations of a radar; else the first band."""
+    named = {b.common_name: b.name for b in reversed(bands) if b.common_name} | {b.name: b.name for b in bands}
+    found = [next((named[n] for n in names if n in named), None) for names in RED_GREEN_BLUE]
+    if all(found):
+        return Colours(tuple(str(f) for f in found), "true colour")
+    upper = {b.name.upper(): b.name for b in bands}
+    polarised = [next((upper[p] for p in some if p in upper), None) for some in (CO, CROSS)]
+    if any(polarised):
+        return Colours(tuple(p for p in polarised if p), "radar")
+    return Colours((bands[0].name,), "grey")
+
+
+def picture(
+    stored: Mapping[str, Array], bands: Mapping[str, BandSpec], colours: Colours, usable: Array | None
+) -> Array:  # fmt: skip
+    """float32 (y, x, 4), 0 to 1: red, green, blue and opacity (0 where a band has no value).
+
+    stored: (y, x) by name. usable: bool (y, x), the pixels that the stretch is taken from. Three reflectances share
+    one stretch, so that grey stays grey; radar shows co-polarised, cross-polarised and their ratio, each by itself.
+    """
+    layers = [bands[n].physical(stored[n]) for n in colours.names]
+    shared = colours.kind == "true colour"
+    if colours.kind == "radar":
+        layers = [_decibel(v, bands[n].units) for v, n in zip(layers, colours.names, strict=True)]
+        layers = [*layers, layers[0] - layers[1]] if len(layers) == 2 else layers
+    stack = np.stack(layers if len(layers) == 3 else [layers[0]] * 3)
+    there = np.isfinite(stack).all(axis=0)
+    base = there & usable if usable is not None and int((there & usable).sum()) >= FEW else there
+    groups = [slice(0, 3)] if shared else [slice(k, k + 1) for k in range(3)]
+    out = np.zeros((*there.shape, 4), "f4")
+    for part in groups:
+        low, high = _limits(stack[part][:, base])
+        scaled = np.clip((np.nan_to_num(stack[part]) - low) / (high - low), 0, 1)
+        out[..., part] = np.moveaxis(scaled, 0, -1)
+    if shared:
+        out[..., :3] **= np.float32(1 / 1.3)  # dark land beside bright roofs
+    out[..., 3] = there
+    return out
+
+
+def _decibel(values: Array, units: str) -> Array:
+    if units == "dB":
+        return values
+    with np.errstate(divide="ignore", invalid="ignore"):
+        out: Array = 10 * np.log10(values)
+    return np.where(np.isfinite(out), out, np.nan)
+
+
+def _limits(values: Array) -> tuple[float, float]:
+    if values.size == 0:
+        return 0.0, 1.0
+    low, high = (float(v) for v in np.percentile(values, PERCENTILES))
+    return (low, high) if high > low else (low - 0.5, high + 0.5)
