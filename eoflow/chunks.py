@@ -146,7 +146,7 @@ def _put(encoded: Sequence[Encoded]) -> None:
 
 
 def move(array: zarr.Array, source: int, target: int) -> None:
-    """Make the chunks at position `source` of the first dimension (chunks of length 1) those at `target`, as encoded."""
+    """Make the chunks at position `source` of the first dimension (of length 1) those at `target`, as encoded."""
     import asyncio
 
     from zarr.core.buffer import default_buffer_prototype

@@ -220,7 +220,7 @@ def verify(
 
 @app.command()
 def demo() -> None:
-    """The embedded world, end to end: ingest with its faults, forecast, verify, pictures."""
+    """The embedded world, end to end: ingest with its faults, forecast, verify, satellite scenes, pictures."""
     from eoflow.demo import demo as run
 
     emit(run(workspace(), say=console().print))
@@ -228,7 +228,7 @@ def demo() -> None:
 
 @app.command()
 def report() -> None:
-    """One HTML page of the workspace: last forecasts, scorecards, gaps, provenance."""
+    """One HTML page of the workspace: gaps, last forecasts, scorecards, scenes, composites, provenance."""
     from eoflow.view.report import write_report
 
     path = write_report(workspace())

@@ -64,17 +64,22 @@ def datasets_check(name_or_file: Annotated[str, typer.Argument(help="entry name,
 
 @datasets.command("new")
 def datasets_new(
-    file: str, name: Annotated[str | None, typer.Option("--as", help="name of the entry")] = None,
+    file: Annotated[str, typer.Argument(help="data file; of scenes also a folder or a pattern in quotes")],
+    name: Annotated[str | None, typer.Option("--as", help="name of the entry")] = None,
     cadence: Annotated[str | None, typer.Option(help="step of the time axis, where the file does not tell")] = None,
-) -> None:  # fmt: skip
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="of rasters: a key of the entry: units=1")
+    ] = None,
+    time: Annotated[
+        str | None, typer.Option("--time", metavar="TIME", help="of rasters whose names hold no date (ISO)")
+    ] = None,
+) -> None:
     """Print the entry that a data file suggests, to be edited and saved as catalogs/datasets/NAME.yaml."""
-    from pathlib import Path
-
     from eoflow import catalog
-    from eoflow.sources.infer import infer_entry
+    from eoflow.listing import suggested
 
-    stem = Path(file.rstrip("/")).name.split(".")[0]
-    entry = infer_entry(name or stem, [file], cadence=cadence)
+    overrides = {**(catalog.nested(set_) if set_ else {}), **({"time": time} if time else {})}
+    entry = suggested(file, name, cadence, overrides)
     emit(entry.model_dump(mode="json"), lambda c: c.print(catalog.to_yaml(entry), markup=False, end=""))
 
 

@@ -2,7 +2,8 @@
 
 A planet whose provider has real faults (a late day, a gap, a corrupt asset) is ingested in two increments, its gaps are
 shown and backfilled, ten-day forecasts are made with the shipped network and verified against persistence,
-climatology, EOF ridge regression and the planet's own ceiling. Everything lies in the folder `demo` of the workspace.
+climatology, EOF ridge regression and the planet's own ceiling. Then satellite scenes of the same planet: damaged and
+missing ones, backfill, composite, export. Everything lies in the folder `demo` of the workspace.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from eoflow._callable import make_callable
+from eoflow.demo_scenes import TILE, scenes_part
 from eoflow.errors import Failure
 from eoflow.workspace import Workspace
 
@@ -46,29 +48,31 @@ def demo(workspace: Workspace | str | None = None, *, say: Say | None = None) ->
         if name != "cache":
             shutil.rmtree(ws.path(name)) if ws.path(name).is_dir() else ws.path(name).unlink()
 
-    def chapter(title: str) -> None:
-        tell(f"\n[bold]{title}[/bold]  [dim]{time.monotonic() - started:.0f} s[/dim]")
+    chapters = iter(range(1, 100))
 
-    chapter(f"1. Ingest: it is {FIRST}; one asset is corrupt, some steps are absent, one day is late")
+    def chapter(title: str) -> None:
+        tell(f"\n[bold]{next(chapters)}. {title}[/bold]  [dim]{time.monotonic() - started:.0f} s[/dim]")
+
+    chapter(f"Ingest: it is {FIRST}; one asset is corrupt, some steps are absent, one day is late")
     tell("\n".join(ingest(DATASET, now=FIRST, workspace=ws).lines()[:-2]))
-    chapter(f"2. Ingest again: it is {SECOND}; only what is new, and the late day has arrived")
+    chapter(f"Ingest again: it is {SECOND}; only what is new, and the late day has arrived")
     tell("\n".join(ingest(DATASET, now=SECOND, workspace=ws).lines()[:-2]))
-    chapter("3. What is missing, and why")
+    chapter("What is missing, and why")
     before = gaps(DATASET, workspace=ws, now=SECOND)
     tell("\n".join(before.lines()))
     tell(before.table())
     pictures = [_coverage(ws, before)]
-    chapter(f"4. Backfill: it is {REPAIRED}, the provider has repaired its faults; then up to now")
+    chapter(f"Backfill: it is {REPAIRED}, the provider has repaired its faults; then up to now")
     tell("\n".join(backfill(DATASET, now=REPAIRED, workspace=ws).lines()[:-2]))
     tell("\n".join(ingest(DATASET, now=REPAIRED, workspace=ws).lines()[:-2]))
     after = gaps(DATASET, workspace=ws, now=REPAIRED)
     tell("\n".join(after.lines()))
-    chapter("5. Ten-day forecasts with the shipped network (trained on other years of the planet)")
+    chapter("Ten-day forecasts with the shipped network (trained on other years of the planet)")
     many = eoflow.forecast("10d", dataset=DATASET, model=DEFAULT_MODEL, init=INITS, every=EVERY, workspace=ws)
     latest = eoflow.forecast("10d", dataset=DATASET, model=DEFAULT_MODEL, workspace=ws)
     again = eoflow.forecast("10d", dataset=DATASET, model=DEFAULT_MODEL, workspace=ws)
     tell(f"{many.new} forecasts in {many.seconds:.1f} s, the latest from {latest.inits[-1]}; again: {again.new} new")
-    chapter("6. Verify against persistence, climatology, EOF ridge and the planet's own ceiling")
+    chapter("Verify against persistence, climatology, EOF ridge and the planet's own ceiling")
     card = verify(DATASET, DEFAULT_MODEL, workspace=ws)
     from eoflow.view import tables
 
@@ -77,14 +81,16 @@ def demo(workspace: Workspace | str | None = None, *, say: Say | None = None) ->
         tell(table)
     statements = card.statements(DEFAULT_MODEL)
     tell("\n".join(statements))
-    chapter("7. Pictures")
+    chapter("Pictures")
     pictures += _pictures(ws, Archive.load(ws, DATASET).open(), card, label)
     tell("\n".join(pictures))
-    chapter("8. Yours to open")
+    scenes = scenes_part(ws, tell, chapter)
+    chapter("Yours to open")
     tell(latest.open_lines)
     tell(
-        f"\nThe cube of all runs: eoflow.open('forecast', workspace='{ws.root}');  "
-        "notebook: notebooks/forecasts.ipynb\n"
+        f"\nThe cube of all runs: eoflow.open('forecast', workspace='{ws.root}')\n"
+        f"A tile of scenes: eoflow.open('{scenes['dataset']}', tile='{TILE}', workspace='{ws.root}')\n"
+        "Notebooks: notebooks/forecasts.ipynb, notebooks/scenes.ipynb\n"
         f"One page of all of it: eoflow report --workspace {ws.root}"
     )
     seconds = time.monotonic() - started
@@ -100,6 +106,7 @@ def demo(workspace: Workspace | str | None = None, *, say: Say | None = None) ->
         "statements": statements,
         "scores": ws.url("scores", DATASET, "scores.json"),
         "pictures": pictures,
+        "scenes": scenes,
         "seconds": round(seconds, 1),
     }
 

@@ -7,14 +7,17 @@ import shutil
 import sys
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, requires, version
-from typing import Literal
+from typing import Any, Literal
 
 from eoflow import __version__, catalog, registry
 from eoflow.errors import EoflowError
 from eoflow.workspace import Workspace
 
-CORE = ("numpy", "xarray", "zarr", "icechunk", "dask", "torch", "lightning", "safetensors", "zarrs")
-OPTIONAL = {"prefect": "flows", "eccodes": "grib"}
+# pyproj before eccodes: the other way round PROJ misses its database
+CORE = (
+    "numpy", "pyproj", "rasterio", "xarray", "zarr", "icechunk", "dask", "torch", "lightning", "safetensors", "zarrs",
+)  # fmt: skip
+OPTIONAL = {"prefect": "flows", "eccodes": "grib", "pystac": "stac"}
 LOW_DISK_GIB = 5
 
 
@@ -36,7 +39,7 @@ def examine(ws: Workspace) -> list[Finding]:
     found = [Finding("ok", f"eoflow {__version__} on Python {sys.version.split()[0]}")]
     found += [_imports(name, None) for name in CORE]
     found += [_imports(name, extra) for name, extra in OPTIONAL.items()]
-    found += _pins() + _registries() + _catalogs(ws) + _devices() + _workspace(ws)
+    found += _rasters() + _pins() + _registries() + _catalogs(ws) + _devices() + _workspace(ws)
     return found
 
 
@@ -50,6 +53,24 @@ def _imports(name: str, extra: str | None) -> Finding:
     except Exception as e:
         return Finding("broken", f"{name} does not import: {type(e).__name__}: {e}", "reinstall it")
     return Finding("ok", f"{name} {version(name)}")
+
+
+def _rasters() -> list[Finding]:
+    """The GDAL drivers that scenes are read and written with, and a transformation that needs PROJ's database."""
+    try:
+        import rasterio
+        from pyproj import Transformer
+
+        lon, _ = Transformer.from_crs("EPSG:32632", "EPSG:4326", always_xy=True).transform(500_000.0, 5_000_000.0)
+        with rasterio.Env() as env:
+            missing = [d for d in ("GTiff", "COG", "JP2OpenJPEG", "PNG") if d not in env.drivers()]
+    except Exception as e:
+        todo = "unset PROJ_LIB, PROJ_DATA and GDAL_DATA of another installation, or reinstall rasterio and pyproj"
+        return [Finding("broken", f"rasters cannot be read: {type(e).__name__}: {e}", todo)]
+    if missing or abs(lon - 9.0) > 1e-6:
+        what = f"GDAL lacks {', '.join(missing)}" if missing else f"PROJ puts a meridian of 9 degrees at {lon:g}"
+        return [Finding("broken", what, "pip install --force-reinstall rasterio pyproj")]
+    return [Finding("ok", f"GDAL {rasterio.__gdal_version__} reads GeoTIFF, COG, JPEG 2000; PROJ finds its database")]
 
 
 def _pins() -> list[Finding]:
@@ -86,7 +107,7 @@ def _registries() -> list[Finding]:
 
 def _catalogs(ws: Workspace) -> list[Finding]:
     out, count = [], 0
-    for kind, read in (("datasets", catalog.dataset), ("models", catalog.recipe)):
+    for kind, read in (("datasets", catalog.entry), ("models", catalog.recipe)):
         for name in catalog.names(kind, ws):  # type: ignore[arg-type]
             count += 1
             try:
@@ -120,12 +141,30 @@ def _workspace(ws: Workspace) -> list[Finding]:
                 "broken", f"workspace {ws.root} cannot be written: {type(e).__name__}: {e}", "give another --workspace"
             )
         ]
+    return out + [_archive(ws, name) for name in ws.names("archives")]
+
+
+def _archive(ws: Workspace, name: str) -> Finding:
+    """Whether an archive, of fields or of scenes, opens."""
     from eoflow.archive import Archive
 
-    for name in ws.names("archives"):
-        try:
-            archive = Archive.load(ws, name)
-            out.append(Finding("ok", f"archive {name}: {len(archive.times)} times, snapshot {archive.snapshot}"))
-        except Exception as e:
-            out.append(Finding("broken", f"archive {name}: {type(e).__name__}: {e}", f"eoflow history {name}"))
-    return out
+    try:
+        archive = Archive.load(ws, name)
+        if archive.kind != "scenes":
+            return Finding("ok", f"archive {name}: {len(archive.times)} times, snapshot {archive.snapshot}")
+        from eoflow.cube import Cube
+
+        cube = Cube(archive)
+        steps, layers = {tile: cube.times(tile).size for tile in cube.tiles()}, (*cube.schema.names, "quality")
+        wrong = [t for t in steps if any(_length(cube.group(t)[n]) != steps[t] for n in layers)]
+        if wrong:
+            return Finding("broken", f"archive {name}: the layers of tile {wrong[0]} have other lengths than its times",
+                           f"eoflow history {name}; eoflow rollback {name} SNAPSHOT")  # fmt: skip
+        size = f"{len(steps)} tiles, {sum(steps.values())} time steps"
+        return Finding("ok", f"archive {name}: {size}, snapshot {archive.snapshot}")
+    except Exception as e:
+        return Finding("broken", f"archive {name}: {type(e).__name__}: {e}", f"eoflow history {name}")
+
+
+def _length(array: Any) -> int:
+    return int(array.shape[0])

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import PurePath
 from typing import Any
 
 from eoflow import catalog, checkpoint, registry
 from eoflow.archive import Archive
+from eoflow.catalog import DatasetEntry
+from eoflow.catalog_scenes import SceneEntry
 from eoflow.errors import BadInput, EoflowError
 from eoflow.holdings import kind_of
+from eoflow.listing_scenes import check_rasters, check_scene_entry, describe_cube, scenes_row
 from eoflow.predict import present_times
 from eoflow.products import cubes
 from eoflow.schema import FieldSchema
@@ -76,7 +80,7 @@ def status_rows(ws: Workspace) -> list[dict[str, Any]]:
         }
         try:
             if kind_of(ws, name) == "scenes":
-                row |= _scenes_row(ws, name)
+                row |= scenes_row(ws, name)
                 rows.append(row)
                 continue
             archive = Archive.load(ws, name)
@@ -96,7 +100,7 @@ def status_rows(ws: Workspace) -> list[dict[str, Any]]:
 def describe_archive(ws: Workspace, name: str, as_of: str | None = None) -> dict[str, Any]:
     """Grid, channels (or tiles, bands), period, coverage and state of an archive, now or `as_of` a snapshot or time."""
     if kind_of(ws, name) == "scenes":
-        return _describe_cube(ws, name, as_of)
+        return describe_cube(ws, name, as_of)
     archive = Archive.load(ws, name)
     schema, times = archive.schema, archive.times_of(as_of=as_of)
     return {
@@ -109,48 +113,24 @@ def describe_archive(ws: Workspace, name: str, as_of: str | None = None) -> dict
     }
 
 
-def _scenes_row(ws: Workspace, name: str) -> dict[str, Any]:
-    about = _describe_cube(ws, name, None)
-    first, _, last = about["period"].partition("/")
-    return {"from": first, "to": last, "present": about["present"], "variables": about["bands"]}
-
-
-def _describe_cube(ws: Workspace, name: str, as_of: str | None) -> dict[str, Any]:
-    from eoflow.cube import Cube
-
-    cube = Cube.load(ws, name)
-    tiles = cube.tiles(as_of)
-    steps = {t: cube.times(t, as_of) for t in tiles}
-    every = [t for axis in steps.values() for t in axis]
-    items: list[Any] = [text for t in tiles for text in cube.group(t, as_of)["items"][:]]  # type: ignore[index,union-attr]
-    stored = sum(str(text) not in ("", "[]") for text in items)
-    grids = {t: cube.grid(t, as_of) for t in tiles}
-    shown = "; ".join(f"{t}: {g.shape[0]} x {g.shape[1]} {g.crs}" for t, g in list(grids.items())[:4])
-    return {
-        "tiles": f"{len(tiles)} ({shown}{'; ...' if len(tiles) > 4 else ''})",
-        "bands": ", ".join(cube.schema.names),
-        "sensor": f"{cube.schema.sensor} {cube.schema.level}",
-        "period": f"{iso(min(every))}/{iso(max(every))}" if every else "",
-        "present": f"{stored} of {len(every)}",
-        "schema": cube.schema.hash,
-        "snapshot": cube.archive.resolve(as_of),
-    }
-
-
 def check_dataset(ws: Workspace, what: str) -> dict[str, Any]:
     """Check an entry (name or YAML file) or a data file as far as possible without writing. Raises BadInput.
 
-    Entry: keys, schedule, driver and its arguments. Data file: the entry inferred from it, its schema, and the first
-    and last field of every variable read: range and NaN fraction.
+    Entry: keys, schedule, driver and its arguments; of scenes that lie on this machine also what is listed and the
+    headers of the first and the last. Data file: the entry inferred from it, its schema, and the first and last field
+    of every variable (band) read: range and share without a value.
     """
     import numpy as np
 
     from eoflow.sources.base import AssetError, SourceContext, create
     from eoflow.sources.infer import infer_entry
+    from eoflow.sources.infer_scenes import is_scenes
 
     now = np.datetime64("now", "ns")
     if what.endswith((".yaml", ".yml")) or what in catalog.names("datasets", ws):
-        entry = catalog.dataset(what, ws)
+        entry = catalog.entry(what, ws)
+        if isinstance(entry, SceneEntry):
+            return check_scene_entry(ws, entry, what, now)
         try:
             create(entry, SourceContext(ws.cache, now))
         except BadInput as e:
@@ -163,6 +143,8 @@ def check_dataset(ws: Workspace, what: str) -> dict[str, Any]:
             "expected": f"{len(expected)} times, {span}",
             "valid": True,
         }
+    if is_scenes([what]):
+        return check_rasters(ws, what, now)
     entry = infer_entry("checked", [what], cache=ws.cache)
     try:
         source = create(entry, SourceContext(ws.cache, now))
@@ -184,3 +166,28 @@ def check_dataset(ws: Workspace, what: str) -> dict[str, Any]:
         return report
     except AssetError as e:
         raise BadInput(e.what, where=e.where, todo=e.todo) from e
+
+
+def suggested(
+    file: str, name: str | None = None, cadence: str | None = None, overrides: dict[str, Any] | None = None
+) -> DatasetEntry | SceneEntry:
+    """The entry that a data file, or rasters (a file, a folder, a pattern), suggest. Raises BadInput.
+
+    name: by default the file's. cadence: of fields only. overrides: of scenes only, keys of the entry.
+    """
+    import re
+
+    import numpy as np
+
+    from eoflow.sources.infer import infer_entry
+    from eoflow.sources.infer_scenes import infer_scene_entry, is_scenes
+
+    stem = re.split(r"[.*?\[]", PurePath(file.rstrip("/")).name)[0]
+    if not is_scenes([file]):
+        if overrides:
+            raise BadInput("--set and --time are for rasters", where=file, todo="edit the printed entry instead")
+        return infer_entry(name or stem, [file], cadence=cadence)
+    if cadence is not None:
+        raise BadInput("scenes have no cadence", where=file, todo="leave --cadence out")
+    plain = re.sub(r"[^A-Za-z0-9._-]+", "-", stem).strip("-._") or "scenes"
+    return infer_scene_entry(name or plain, [file], np.datetime64("now", "ns"), overrides or {})

@@ -187,21 +187,38 @@ def newest(candidates: Iterable[ForecastCube]) -> ForecastCube | None:
 
 def open_product(
     name: str = "forecast", *, dataset: str | None = None, model: str | None = None, as_of: str | None = None,
-    workspace: Workspace | str | None = None, chunks: Any = None,
+    workspace: Workspace | str | None = None, chunks: Any = None, tile: str | None = None,
 ) -> xr.Dataset:  # fmt: skip
     """Open a product or archive of the workspace, lazily.
 
     name: `forecast` (the cube of `dataset` and `model`, by default the one written last) or the name of an ingested
-    dataset (then `as_of` may name a snapshot or time). Raises BadInput naming what there is.
+    dataset (then `as_of` may name a snapshot or time). Of scenes it is one `tile`, by default the only one: bands in
+    physical units, with the layers quality and scene. Raises BadInput naming what there is.
     """
     ws = Workspace.of(workspace)
     if name != "forecast":
         from eoflow.archive import Archive
 
-        return Archive.load(ws, name).open(as_of=as_of)
+        archive = Archive.load(ws, name)
+        if archive.kind == "scenes":
+            return _open_tile(archive, tile, as_of)
+        if tile is not None:
+            raise BadInput(f"'{name}' is a dataset of fields and has no tiles", todo=f"eoflow.open('{name}')")
+        return archive.open(as_of=as_of)
     if dataset and model:
         return ForecastCube(ws, dataset, model).open(chunks)
     chosen = newest(c for c in cubes(ws, dataset) if model in (None, c.model))
     if chosen is None:
         raise BadInput("there is no forecast yet", where=ws.root, todo="eoflow forecast --lead 10d")
     return chosen.open(chunks)
+
+
+def _open_tile(archive: Any, tile: str | None, as_of: str | None) -> xr.Dataset:
+    from eoflow.cube import Cube
+
+    cube = Cube(archive)
+    tiles = cube.tiles(as_of)
+    if tile is None and len(tiles) != 1:
+        some = ", ".join(tiles[:8]) + (f" and {len(tiles) - 8} more" if len(tiles) > 8 else "")
+        raise BadInput(f"'{cube.name}' has {len(tiles)} tiles", todo=f"name one: tile='...' of {some or 'none yet'}")
+    return cube.open(tile or tiles[0], as_of, physical=True)

@@ -260,7 +260,8 @@ def overview_factors(shape: tuple[int, int], scheme: TileScheme) -> tuple[int, .
 def chunk_shape(shape: tuple[int, int], blocks: tuple[int, int] | None, scheme: TileScheme) -> tuple[int, int]:
     """Chunk (y, x) of a tile: a multiple of the source's blocks up to `scheme.chunk`; a small tile is one chunk.
 
-    Small is up to SMALL chunks a side: cut, it would be a handful of files below a MiB, some of them slivers. Blocks that are larger are cut evenly where that goes; strips (as wide as the image) do not count as blocks.
+    Small is up to SMALL chunks a side: cut, it would be a handful of files below a MiB, some of them slivers.
+    Blocks that are larger are cut evenly where that goes; strips (as wide as the image) do not count as blocks.
     """
     limit = scheme.chunk
     unit = math.lcm(*(overview_factors(shape, scheme) or (1,)))
@@ -320,15 +321,14 @@ def _cut(shape: tuple[int, int], height: int, width: int) -> Iterator[Window]:
 
 def block_sum(values: Array, factor: int, dtype: Any) -> Array:
     """(y, x) -> (ceil(y/factor), ceil(x/factor)): sums over squares of pixels; what lies beyond the edge counts 0."""
-    short = [-n % factor for n in values.shape]
-    if any(short):
-        values = np.pad(values, [(0, short[0]), (0, short[1])])
     rows = values[0::factor].astype(dtype)
     for i in range(1, factor):
-        rows += values[i::factor]
+        more = values[i::factor]
+        rows[: more.shape[0]] += more
     out = rows[:, 0::factor].copy()
     for i in range(1, factor):
-        out += rows[:, i::factor]
+        more = rows[:, i::factor]
+        out[:, : more.shape[1]] += more
     return out
 
 
@@ -343,26 +343,35 @@ def coarse_means(values: Array, nodata: float | None, factors: Sequence[int]) ->
     if kind == "f":
         valid = ~np.isnan(values) if nodata is None or np.isnan(nodata) else (values != nodata) & ~np.isnan(values)
     elif nodata is not None:
-        valid = values != nodata
+        valid = values != values.dtype.type(nodata)  # compared as a float it would make floats of all values
     if valid is not None and valid.all():
         valid = None
     if valid is not None and not (kind != "f" and nodata == 0):
         values = np.where(valid, values, values.dtype.type(0))
     void = values.dtype.type(0 if nodata is None else nodata) if kind != "f" or nodata is not None else np.nan
-    ones = np.ones(values.shape, bool) if valid is None else valid
     out: dict[int, Array] = {}
-    total, count, reached = values, ones, 1
+    total, count, reached = values, valid, 1
     for f in sorted(factors):
         if f % reached:
-            total, count, reached = values, ones, 1
+            total, count, reached = values, valid, 1
         total = block_sum(total, f // reached, wide)
-        count = block_sum(count, f // reached, np.int32)
+        if count is None:
+            mean = total / _inside(values.shape, f)
+        else:
+            count = block_sum(count, f // reached, np.int32)
+            mean = total / np.maximum(count, 1)
         reached = f
-        mean = total / np.maximum(count, 1)
-        coarse = (mean if kind == "f" else np.rint(mean)).astype(values.dtype)
-        coarse[count == 0] = void
+        coarse = (mean if kind == "f" else np.rint(mean, out=mean)).astype(values.dtype)
+        if count is not None:
+            coarse[count == 0] = void
         out[f] = coarse
     return out
+
+
+def _inside(shape: tuple[int, ...], factor: int) -> Array:
+    """How many pixels of the image each square of `factor` x `factor` holds: fewer along the edges."""
+    y, x = (np.minimum(factor, n - np.arange(0, n, factor)) for n in shape)
+    return y[:, None] * x[None, :]
 
 
 def coarse_classes(values: Array, factors: Sequence[int]) -> dict[int, Array]:

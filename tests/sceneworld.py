@@ -41,7 +41,9 @@ class FolderScenes:
     def header(self, scene: Scene) -> Scene:
         fault = self._raw()["faults"].get(scene.id)
         if fault is not None:
-            kind = {"missing": AssetMissing, "corrupt": AssetCorrupt, "transient": AssetTransient, "bad": BadInput}[fault]
+            kind = {"missing": AssetMissing, "corrupt": AssetCorrupt, "transient": AssetTransient, "bad": BadInput}[
+                fault
+            ]
             raise kind(f"the header is {fault}", where=scene.id)
         reader = RasterReader(self.readable)
         try:
@@ -65,7 +67,8 @@ class World:
 
     def add(
         self, ident: str, time: str, tile: str = "T1", *, shape: tuple[int, int] = (128, 192), seed: int | None = None,
-        void: tuple[slice, slice] | None = None, version: str = "1", origin: tuple[float, float] = (500_000.0, 4_600_000.0),
+        void: tuple[slice, slice] | None = None, version: str = "1",
+        origin: tuple[float, float] = (500_000.0, 4_600_000.0),
         res: float = 10.0, crs: str = "EPSG:32633", pair: Mapping[str, float] | None = None, scl: Array | None = None,
         dtype: str = "uint16", **more: Any,
     ) -> Scene:  # fmt: skip

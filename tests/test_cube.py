@@ -179,5 +179,3 @@ class CubeMachine(RuleBasedStateMachine):
 
 CubeMachine.TestCase.settings = settings(max_examples=6, stateful_step_count=6, deadline=None)
 TestCube = CubeMachine.TestCase
-
-

@@ -67,23 +67,71 @@ def test_the_scorecard_says_the_truth(ran):
     assert report["skilful_until_hours"]["z500"] >= 96
 
 
-def test_four_pictures(ran):
+def test_scenes_are_damaged_missing_and_late_then_whole(ran):
+    scenes = ran[0]["scenes"]
+    assert scenes["coverage_before"] == 18 / 20
+    assert sorted(g["cause"] for g in scenes["gaps"]) == ["absent at source", "failed"]
+    assert "B08" in next(g["reason"] for g in scenes["gaps"] if g["cause"] == "failed")
+    assert scenes["coverage_after"] == 1
+    (pixel,) = scenes["why"]["pixels"]
+    assert pixel["tile"] == "32N-0131-1043"
+    assert pixel["time"].startswith("2020-02-04")
+    assert pixel["item"]["id"] == "S2X_L2A_20200204T095417_32N-0131-1043"
+    assert pixel["commit"]["message"].startswith("ingest ")
+    assert all(b["physical"] is not None for b in pixel["bands"])
+
+
+def test_the_composite_and_its_cog_say_the_same(ran):
+    rasterio = pytest.importorskip("rasterio")
+    scenes = ran[0]["scenes"]
+    names: dict = {}
+    exec(scenes["open"], names)
+    ds = names["ds"]
+    empty = float((ds["count"] == 0).mean())
+    assert 0 < empty < 0.5
+    assert scenes["unobserved"] == pytest.approx(empty)
+    with rasterio.open(scenes["files"][0]) as f:
+        assert f.descriptions == ("B02", "B03", "B04", "B08", "B11")
+        assert f.tags(ns="IMAGE_STRUCTURE")["LAYOUT"] == "COG"
+        red = f.read(3, masked=True) * f.scales[2] + f.offsets[2]
+    np.testing.assert_allclose(red.filled(np.nan), ds["B04"].values, atol=1e-6)
+    (item,) = scenes["items"]
+    said = json.loads(Path(item).read_text())
+    assert {Path(a["href"]).name for a in said["assets"].values()} == {Path(f).name for f in scenes["files"]}
+
+
+def test_pictures(ran):
     report, _ = ran
-    assert len(report["pictures"]) == 4
-    for picture in report["pictures"]:
+    names = [Path(p).name for p in report["pictures"]]
+    assert names == ["coverage.png", "forecast.png", "skill.png", "waves.png"]
+    for picture in report["pictures"] + report["scenes"]["pictures"]:
         assert Path(picture).stat().st_size > 10_000
         assert Path(picture).read_bytes().startswith(b"\x89PNG")
+    assert len(report["scenes"]["pictures"]) == 3
 
 
-def test_the_notebook_runs_on_it(ran, monkeypatch):
+def test_the_report_shows_both_kinds(ran):
+    from eoflow.view.report import build
+    from eoflow.workspace import Workspace
+
+    html = build(Workspace(ran[1]))
+    for words in ("Last forecast: puyun", "skilful to day", "21 of 21 expected scenes present", "Last composite:",
+                  "Newest scene:", "32N-0131-1043"):  # fmt: skip
+        assert words in html
+    assert "cannot be shown" not in html
+    assert html.count("data:image/png;base64,") == 6
+
+
+@pytest.mark.parametrize(("name", "pictures"), [("forecasts", 3), ("scenes", 2)])
+def test_the_notebook_runs_on_it(ran, monkeypatch, name, pictures):
     nbformat = pytest.importorskip("nbformat")
     nbclient = pytest.importorskip("nbclient")
     _, folder = ran
     monkeypatch.setenv("EOFLOW_WORKSPACE", str(folder))
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(REPO), os.environ.get("PYTHONPATH", "")]))
-    notebook = nbformat.read(REPO / "notebooks" / "forecasts.ipynb", as_version=4)
+    notebook = nbformat.read(REPO / "notebooks" / f"{name}.ipynb", as_version=4)
     assert all(not cell.get("outputs") for cell in notebook.cells)  # shipped without outputs
     nbclient.NotebookClient(notebook, timeout=120, resources={"metadata": {"path": str(folder)}}).execute()
     shown = [o for c in notebook.cells for o in c.get("outputs", [])]
-    assert sum("image/png" in o.get("data", {}) for o in shown) == 3
+    assert sum("image/png" in o.get("data", {}) for o in shown) == pictures
     assert not any(o.output_type == "error" for o in shown)

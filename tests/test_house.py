@@ -38,7 +38,7 @@ FLOORS = [
 ONE_ROOM = {
     "catalog_scenes": "catalog", "cube": "archive", "cube_layout": "archive", "holdings": "archive",
     "transaction": "archive", "commits": "archive", "cube_writer": "products", "cli_archive": "cli",
-    "cli_scenes": "cli",
+    "cli_scenes": "cli", "demo_scenes": "demo", "listing_scenes": "listing",
 }  # fmt: skip
 FLOOR = {room: i for i, rooms in enumerate(FLOORS) for room in rooms}
 

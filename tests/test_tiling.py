@@ -39,7 +39,8 @@ def test_a_grid_agrees_with_odc():
 
 @pytest.mark.parametrize(
     ("lon", "lat", "code"),
-    [(9, 47, 32632), (-179.9, 10, 32601), (179.9, -10, 32760), (180, 1, 32601), (0, 0, 32631), (3, 85, 5041), (3, -81, 5042)],
+    [(9, 47, 32632), (-179.9, 10, 32601), (179.9, -10, 32760), (180, 1, 32601), (0, 0, 32631), (3, 85, 5041),
+     (3, -81, 5042)],
 )  # fmt: skip
 def test_zones(lon, lat, code):
     assert tiling.zone(lon, lat) == f"EPSG:{code}"
@@ -126,7 +127,8 @@ def test_chunks(shape, blocks, chunk):
 
 @settings(max_examples=30, deadline=None)
 @given(
-    st.tuples(st.integers(1, 3000), st.integers(1, 3000)), st.sampled_from([None, (256, 256), (1024, 1024), (1, 9999), (300, 300)]),
+    st.tuples(st.integers(1, 3000), st.integers(1, 3000)),
+    st.sampled_from([None, (256, 256), (1024, 1024), (1, 9999), (300, 300)]),
     st.integers(1, 26), st.integers(1 << 16, 1 << 26),
 )  # fmt: skip
 def test_windows_cover_once_in_whole_chunks(shape, blocks, pixel, budget):

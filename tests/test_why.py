@@ -79,7 +79,10 @@ def test_as_of_and_the_commit_of_a_rewrite(ready, workspace):
     ready.save()
     ingest("w", workspace=workspace, now=NOW)
     at = point(workspace, 20, 30)
-    [new], [old] = why("w", *at, "2020-03-01", workspace).pixels, why("w", *at, "2020-03-01", workspace, as_of=before).pixels
+    [new], [old] = (
+        why("w", *at, "2020-03-01", workspace).pixels,
+        why("w", *at, "2020-03-01", workspace, as_of=before).pixels,
+    )
     assert (old.item["version"], new.item["version"]) == ("7", "8")
     assert old.commit["id"] == before
     assert new.commit["id"] == Archive.load(workspace, "w").snapshot

@@ -1,13 +1,15 @@
-"""ChangeStar: change and semantics of two dates from one dense encoder (arXiv 2108.07002, 2406.15694, 2406.17998).
+"""ChangeStar: change and semantics of two dates from one dense encoder (arXiv 2108.07002, 2406.15694,
+2406.17998).
 
-From the papers: any segmentation encoder runs on both dates; a small head turns the two feature maps into change, a
-shared 1 x 1 head turns each into classes; both are enlarged four times. Two change heads:
-`1xd` (ChangeStar 1 x d of Changen and Changen2): one 3 x 3 convolution with layer norm and GELU on (t1, t2) plus the same
-on (t2, t1), so that the order of the dates cannot matter; d = 96 in Changen, 256 in Changen2.
-`changemixin` (ChangeStar2): a temporal swap module on the concatenation and a temporal difference module on |t1 - t2|.
-Our choices: the encoder is a ResNet-18 with a feature pyramid written here; outside training the ChangeMixin's logits are
-the mean of both orders, so that a product does not depend on the order either; padding inside; pixels that are not seen on
-both dates are zero on both.
+From the papers: any segmentation encoder runs on both dates; a small head turns the two feature maps into
+change, a shared 1 x 1 head turns each into classes; both are enlarged four times. Two change heads:
+`1xd` (ChangeStar 1 x d of Changen and Changen2): one 3 x 3 convolution with layer norm and GELU on (t1, t2)
+plus the same on (t2, t1), so that the order of the dates cannot matter; d = 96 in Changen, 256 in Changen2.
+`changemixin` (ChangeStar2): a temporal swap module on the concatenation and a temporal difference module on
+|t1 - t2|.
+Our choices: the encoder is a ResNet-18 with a feature pyramid written here; outside training the
+ChangeMixin's logits are the mean of both orders, so that a product does not depend on the order either;
+padding inside; pixels that are not seen on both dates are zero on both.
 """
 
 from __future__ import annotations
@@ -40,7 +42,9 @@ class OneByD(nn.Module):
 
     def __init__(self, features: int, d: int) -> None:
         super().__init__()
-        self.mix = nn.Sequential(nn.Conv2d(2 * features, d, 3, padding=1, bias=False), LayerNorm2d(d), nn.GELU())
+        self.mix = nn.Sequential(
+            nn.Conv2d(2 * features, d, 3, padding=1, bias=False), LayerNorm2d(d), nn.GELU()
+        )
 
     def forward(self, t1: Tensor, t2: Tensor) -> Tensor:
         """See the class."""
@@ -53,7 +57,10 @@ class _ConvNeXt(nn.Module):
     def __init__(self, width: int, kernel: int = 7, scale: float = 1e-6) -> None:
         super().__init__()
         self.near = nn.Conv2d(width, width, kernel, padding=kernel // 2, groups=width)
-        self.mix = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
+        wide = 4 * width
+        self.mix = nn.Sequential(
+            nn.LayerNorm(width), nn.Linear(width, wide), nn.GELU(), nn.Linear(wide, width)
+        )
         self.scale = nn.Parameter(torch.full((width,), scale))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -62,7 +69,9 @@ class _ConvNeXt(nn.Module):
 
 
 class ChangeMixin(nn.Module):
-    """Change features (B, d, H, W) of two feature maps; the swap module sees their order, the difference does not."""
+    """Change features (B, d, H, W) of two feature maps; the swap module sees their order, the difference does
+    not.
+    """
 
     def __init__(self, features: int, d: int, convolutions: int, drop_path: float, blocks: int) -> None:
         super().__init__()
@@ -88,8 +97,9 @@ class ChangeMixin(nn.Module):
 class ChangeStar(ImageModel):
     """Change and classes of two dates.
 
-    Returns `logits` (B, K, H, W) of change, `before` and `after` (B, classes, H, W) semantic logits of the two dates;
-    in training with `changemixin` also `logits_reversed`, the change of (t2, t1), for the symmetric loss.
+    Returns `logits` (B, K, H, W) of change, `before` and `after` (B, classes, H, W) semantic logits of the
+    two dates; in training with `changemixin` also `logits_reversed`, the change of (t2, t1), for the
+    symmetric loss.
 
     Options
         head: '1xd' or 'changemixin'. d: channels of the change head; None: the paper's 96 or 16.
@@ -97,9 +107,9 @@ class ChangeStar(ImageModel):
         width, blocks, features: of the encoder (see DenseEncoder).
         convolutions, drop_path, difference_blocks: of the ChangeMixin's swap and difference modules.
 
-    Values of pixels that are not usable on both dates do not matter. With `1xd` the receptive field is finite in eval
-    mode; the ChangeMixin normalises its difference over the whole window, so there `halo` is what a window needs in
-    practice.
+    Values of pixels that are not usable on both dates do not matter. With `1xd` the receptive field is finite
+    in eval mode; the ChangeMixin normalises its difference over the whole window, so there `halo` is what a
+    window needs in practice.
     """
 
     def __init__(
@@ -147,7 +157,10 @@ class ChangeStar(ImageModel):
         out = {"logits": logits}
         if self.ordered:
             swapped = self._enlarged(self.change(self.head(t2, t1)), size)
-            out = {"logits": logits, "logits_reversed": swapped} if self.training else {"logits": (logits + swapped) / 2}
+            if self.training:
+                out["logits_reversed"] = swapped
+            else:
+                out["logits"] = (logits + swapped) / 2
         if self.semantic is not None:
             out["before"] = self._enlarged(self.semantic(t1), size)
             out["after"] = self._enlarged(self.semantic(t2), size)
@@ -163,8 +176,8 @@ class ChangeStar(ImageModel):
 def joint_classes(before: Tensor, after: Tensor, change: Tensor) -> tuple[Tensor, Tensor]:
     """From-class and to-class (B, H, W) int64 that are likeliest together, given the probability of change.
 
-    before, after: class probabilities (B, C, H, W); change: (B, H, W), 0 to 1. The most probable of the C x C pairs
-    under p1 * p2 * (change where they differ, 1 - change where they are equal), as in ChangeStar2.
+    before, after: class probabilities (B, C, H, W); change: (B, H, W), 0 to 1. The most probable of the C x C
+    pairs under p1 * p2 * (change where they differ, 1 - change where they are equal), as in ChangeStar2.
     """
     classes = before.shape[1]
     pairs = before[:, :, None] * after[:, None, :]

@@ -1,9 +1,10 @@
 """Change without training: image difference and change-vector analysis, cut by Otsu's threshold.
 
-Image difference: the mean over the bands of |after - before|. Change-vector analysis (Malila 1980; Bovolo and Bruzzone
-2007): the length of the vector of band differences, and its direction, which tells kinds of change apart.
-The threshold belongs to a whole image. Where a scene is cut into windows, give every window the scene's threshold:
-`score` is what to threshold, `otsu` or `otsu_counts` find the cut, and `with_split` is the model that uses it.
+Image difference: the mean over the bands of |after - before|. Change-vector analysis (Malila 1980; Bovolo and
+Bruzzone 2007): the length of the vector of band differences, and its direction, which tells kinds of change
+apart. The threshold belongs to a whole image. Where a scene is cut into windows, give every window the
+scene's threshold: `score` is what to threshold, `otsu` or `otsu_counts` find the cut, and `with_split` is the
+model that uses it.
 """
 
 from __future__ import annotations
@@ -23,11 +24,13 @@ class ImageDifference(ImageModel):
 
     Options
         threshold: a fixed cut of the score instead of Otsu's.
-        centred: the bands' median difference is taken off first (haze, season and gain of the whole image are no
-            change). Needs a whole image, as Otsu's threshold does.
+        centred: the bands' median difference is taken off first (haze, season and gain of the whole image are
+            no change). Needs a whole image, as Otsu's threshold does.
 
-    Pixels that are not usable on both dates have no difference and take no part in the threshold. Identical dates have
-    one value of the score only: no change. Statistics are of the whole image: `halo` is 0 for the score alone.
+    Pixels that are not usable on both dates have no difference and take no part in the threshold. Identical
+    dates have
+    one value of the score only: no change. Statistics are of the whole image: `halo` is 0 for the score
+    alone.
     """
 
     closed_form = True
@@ -39,7 +42,9 @@ class ImageDifference(ImageModel):
         if threshold is not None and threshold <= 0:
             raise ValueError(f"threshold {threshold}: a difference is positive")
         self.centred = centred
-        self.split: Split | None = None if threshold is None else Split(threshold, 0.0, 2 * threshold, threshold**2, 0.0)
+        self.split: Split | None = None
+        if threshold is not None:  # log-odds of -2 for no difference, 2 for twice the threshold
+            self.split = Split(threshold, 0.0, 2 * threshold, threshold**2, 0.0)
 
     def with_split(self, split: Split | None) -> Self:
         """This model, thresholding every image at `split` (of a whole scene), or each by its own (None)."""
@@ -47,7 +52,9 @@ class ImageDifference(ImageModel):
         return self
 
     def difference(self, images: Tensor, usable: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """After minus before (B, C, H, W), 0 where not seen on both dates, and where it was seen (B, H, W) bool."""
+        """After minus before (B, C, H, W), 0 where not seen on both dates, and where it was seen (B, H, W)
+        bool.
+        """
         before, after, seen = two_dates(images, usable)
         change = after - before
         if self.centred:
@@ -70,10 +77,11 @@ class ImageDifference(ImageModel):
 
 
 class ChangeVector(ImageDifference):
-    """As ImageDifference with the length of the change vector as score, and `direction` (B, C, H, W) beside it.
+    """As ImageDifference with the length of the change vector as score, and `direction` (B, C, H, W) beside
+    it.
 
-    direction: cosines of the angles between the vector and the bands' axes; their squares add up to 1, or are all 0 where
-    nothing changed. Options as in ImageDifference.
+    direction: cosines of the angles between the vector and the bands' axes; their squares add up to 1, or are
+    all 0 where nothing changed. Options as in ImageDifference.
     """
 
     def score(self, difference: Tensor) -> Tensor:

@@ -1,8 +1,9 @@
 """STAR and G-STAR: change training without pairs of dates (arXiv 2108.07002, 2406.15694).
 
-Two labelled images of any places are a pair of dates of no place: where their labels differ, something "changed". Each
-image of a batch is paired with another one of it, or (G-STAR) with another view of itself, whose label is the same and
-whose appearance may differ. The cases are exact truth, and the negatives are hard: two different roofs are no change.
+Two labelled images of any places are a pair of dates of no place: where their labels differ, something
+"changed". Each image of a batch is paired with another one of it, or (G-STAR) with another view of itself,
+whose label is the same and whose appearance may differ. The cases are exact truth, and the negatives are
+hard: two different roofs are no change.
 """
 
 from __future__ import annotations
@@ -17,9 +18,9 @@ from torch import Tensor
 class Pairs:
     """Pseudo bitemporal samples.
 
-    images (B, 2, C, H, W); before, after (B, H, W) int64 labels of the two dates; change (B, H, W) int64: 1 where they
-    differ, 0 where not, `ignore` where one is unknown; usable (B, 2, H, W) bool; partner (B,) int64, which image of the
-    batch is the second date (its own index: the same image).
+    images (B, 2, C, H, W); before, after (B, H, W) int64 labels of the two dates; change (B, H, W) int64: 1
+    where they differ, 0 where not, `ignore` where one is unknown; usable (B, 2, H, W) bool; partner (B,)
+    int64, which image of the batch is the second date (its own index: the same image).
     """
 
     images: Tensor
@@ -33,8 +34,8 @@ class Pairs:
 def partners(batch: int, generator: torch.Generator | None = None, *, shuffled: float = 1.0) -> Tensor:
     """(B,) int64: for each image another one of the batch, with probability `shuffled`, else itself.
 
-    One random ring through the whole batch: each image is the second date of just one other, never its own unless it
-    was drawn so (or is alone).
+    One random ring through the whole batch: each image is the second date of just one other, never its own
+    unless it was drawn so (or is alone).
     """
     if not 0 <= shuffled <= 1:
         raise ValueError(f"shuffled {shuffled} is not a probability")
@@ -46,7 +47,9 @@ def partners(batch: int, generator: torch.Generator | None = None, *, shuffled: 
 
 
 def changed(before: Tensor, after: Tensor, *, ignore: int = 255) -> Tensor:
-    """1 where two label maps (int64, any equal shape) differ, 0 where not, `ignore` where one of them is `ignore`."""
+    """1 where two label maps (int64, any equal shape) differ, 0 where not, `ignore` where one of them is
+    `ignore`.
+    """
     unknown = (before == ignore) | (after == ignore)
     return torch.where(unknown, torch.full_like(before, ignore), (before != after).to(before.dtype))
 
@@ -64,17 +67,22 @@ def g_star(
 ) -> Pairs:
     """Pairs of a batch of single dates.
 
-    images (B, C, H, W); labels (B, H, W) integers, `ignore` where unknown; usable (B, H, W) bool, None: everywhere.
-    second_view (B, C, H, W): the same images in other colours, pixel for pixel, to draw the second date from.
-    turn: the second date is also mirrored and turned at random, with its labels, when it is another image (an image
-        paired with itself stays in place, or its label would no longer be the same).
-    shuffled: probability of another image instead of another view of the same (1: STAR; below: G-STAR's self-contrast).
-    Deterministic for a given generator (on the CPU); no value is changed in place.
+    images (B, C, H, W); labels (B, H, W) integers, `ignore` where unknown; usable (B, H, W) bool, None:
+    everywhere. second_view (B, C, H, W): the same images in other colours, pixel for pixel, to draw the
+    second date from.
+    turn: the second date is also mirrored and turned at random, with its labels, when it is another image (an
+        image paired with itself stays in place, or its label would no longer be the same).
+    shuffled: probability of another image instead of another view of the same (1: STAR; below: G-STAR's
+    self-contrast). Deterministic for a given generator (on the CPU); no value is changed in place.
     """
     if images.ndim != 4 or labels.shape != images[:, 0].shape:
-        raise ValueError(f"images (B, C, H, W) and labels (B, H, W), not {tuple(images.shape)}, {tuple(labels.shape)}")
+        raise ValueError(
+            f"images (B, C, H, W) and labels (B, H, W), not {tuple(images.shape)}, {tuple(labels.shape)}"
+        )
     if second_view is not None and second_view.shape != images.shape:
-        raise ValueError(f"second_view {tuple(second_view.shape)} is not of the images' shape {tuple(images.shape)}")
+        raise ValueError(
+            f"second_view {tuple(second_view.shape)} is not of the images' shape {tuple(images.shape)}"
+        )
     seen = torch.ones_like(labels, dtype=torch.bool) if usable is None else usable
     partner = partners(len(images), generator, shuffled=shuffled)
     there = partner.to(images.device)
@@ -96,7 +104,9 @@ def g_star(
 
 
 def _turned(x: Tensor, turns: Tensor) -> Tensor:
-    """Each of (B, ..., H, W) by its own element of the square's symmetries (0 to 7); half turns where H is not W."""
+    """Each of (B, ..., H, W) by its own element of the square's symmetries (0 to 7); half turns where H is
+    not W.
+    """
     square = x.shape[-1] == x.shape[-2]
     out = []
     for image, turn in zip(x, turns.tolist()):

@@ -1,13 +1,18 @@
-"""Fully convolutional Siamese networks for change detection (Daudt et al. 2018, arXiv 1810.08462): FC-Siam-diff and -conc.
+"""Fully convolutional Siamese networks for change detection (Daudt et al. 2018, arXiv 1810.08462):
+FC-Siam-diff and -conc.
 
-From the paper: one encoder for both dates (2, 2, 3, 3 convolutions of 16, 32, 64, 128 channels, each with batch norm and
-channel dropout, max pooling between), a decoder that starts from the second date, and skip connections that carry either
-the absolute difference of the two encodings or both of them. 1.35 M (diff) and 1.55 M (conc) parameters, as published.
-Our choices: any number of bands, padding inside so that every size works, pixels that are not seen on both dates set to
-zero on both, plain convolutions in the decoder where the released code writes stride-1 transposed ones (the same map).
+From the paper: one encoder for both dates (2, 2, 3, 3 convolutions of 16, 32, 64, 128 channels, each with
+batch norm and channel dropout, max pooling between), a decoder that starts from the second date, and skip
+connections that carry either the absolute difference of the two encodings or both of them. 1.35 M (diff) and
+1.55 M (conc) parameters, as published.
+Our choices: any number of bands, padding inside so that every size works, pixels that are not seen on both
+dates set to zero on both, plain convolutions in the decoder where the released code writes stride-1
+transposed ones (the same map).
 """
 
 from __future__ import annotations
+
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +26,7 @@ MODES = ("diff", "conc")
 def _convolutions(channels: list[int], dropout: float, *, last_plain: bool = False) -> nn.Sequential:
     """3 x 3 convolutions from each width to the next, with batch norm, ReLU and channel dropout."""
     layers: list[nn.Module] = []
-    for i, (c_in, c_out) in enumerate(zip(channels, channels[1:])):
+    for i, (c_in, c_out) in enumerate(pairwise(channels)):
         layers.append(nn.Conv2d(c_in, c_out, 3, padding=1))
         if not (last_plain and i == len(channels) - 2):
             layers += [nn.BatchNorm2d(c_out), nn.ReLU(), nn.Dropout2d(dropout)]
@@ -36,14 +41,15 @@ class SiameseUNet(ImageModel):
         width: channels of the first stage; each of the four stages doubles them.
         dropout: probability that a channel is dropped after a convolution, in training.
 
-    Values of pixels that are not usable on both dates do not matter. Batch statistics are frozen in eval mode, so the
+    Values of pixels that are not usable on both dates do not matter. Batch statistics are frozen in eval
+    mode, so the
     receptive field is finite: `halo` pixels, if windows start at multiples of `multiple`.
     """
 
     multiple = 16
     halo = 42 + 42 + 15 + 15
-    """Radius of the encoder's and the decoder's convolutions (2 + 2*2 + 3*4 + 3*8 each), of four poolings and of four
-    transposed convolutions (1 + 2 + 4 + 8 each)."""
+    """Radius of the encoder's and the decoder's convolutions (2 + 2*2 + 3*4 + 3*8 each), of four poolings and
+    of four transposed convolutions (1 + 2 + 4 + 8 each)."""
 
     def __init__(
         self, signature: ImageSignature, *, mode: str = "diff", width: int = 16, dropout: float = 0.2

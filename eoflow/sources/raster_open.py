@@ -24,6 +24,8 @@ OPTIONS: dict[str, Any] = {
     "GDAL_HTTP_MERGE_CONSECUTIVE_RANGES": "YES",
     # One thread decodes: callers have their own, and in its threads OpenJPEG reads a truncated file as zeros, silently.
     "GDAL_NUM_THREADS": "1",
+    # Bytes. Decoded blocks that GDAL keeps: windows hold whole blocks, and its default is 5 % of the memory.
+    "GDAL_CACHEMAX": 64 * 2**20,
     "GDAL_INGESTED_BYTES_AT_OPEN": "32768",  # the header of most COGs in one request
     "GDAL_HTTP_MAX_RETRY": "0",  # tried again here, where the cause is known
     "GDAL_HTTP_CONNECTTIMEOUT": "15",

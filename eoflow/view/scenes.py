@@ -33,6 +33,9 @@ Array = np.ndarray[Any, Any]
 PIXELS = 700
 """A picture has at most about so many pixels a side."""
 MAX_TILES, MAX_CELLS = 40, 180
+VOID = "#f4bfd8"
+"""Pink, which no surface is: where a picture has no value."""
+LAND = (Quality.CLEAR, Quality.WATER)
 QUALITY_COLOURS = {
     Quality.MISSING: "#ffffff", Quality.NODATA: "#d9d9d9", Quality.SATURATED: "#CC79A7", Quality.CLOUD: "#F0E442",
     Quality.SHADOW: "#5a5a5a", Quality.SNOW: "#56B4E9", Quality.WATER: "#0072B2", Quality.CLEAR: "#009E73",
@@ -66,7 +69,7 @@ def scene_figure(cube: Cube, tile: str, time: Any = None, as_of: str | None = No
     bands = {b.name: b for b in cube.schema.bands}
     colours = colours_of(cube.schema.bands)
     stored = {n: np.asarray(group[n][i, ::stride, ::stride]) for n in colours.names}
-    rgba = picture(stored, bands, colours, usable(quality))
+    rgba = picture(stored, bands, colours, usable(quality, LAND), usable(quality))
     frame = _Frame.of(cube.grid(tile, as_of, level), stride)
     when = iso(cube.times(tile, as_of)[i]).replace("T", " ")
     with look(**_MAP):
@@ -119,6 +122,8 @@ def composite_figure(product: Product, tile: str | None = None) -> Figure:
 
     tile: by default the first. Raises BadInput for a tile that it does not have.
     """
+    from matplotlib.ticker import MaxNLocator
+
     piece = next((p for p in product.pieces if tile in (None, p.tile)), None)
     if piece is None:
         raise BadInput(f"the composite has no tile '{tile}'", todo=f"{', '.join(p.tile for p in product.pieces)}")
@@ -143,11 +148,12 @@ def composite_figure(product: Product, tile: str | None = None) -> Figure:
             shown = np.ma.masked_array(values, void)
             low, high = (0, max(1, int(values.max(initial=0)))) if name == "count" else _ends(shown)
             image = _show(ax, shown, frame, text, cmap=colour, vmin=low, vmax=high)
-            figure.colorbar(image, ax=ax, shrink=0.85, pad=0.01, aspect=30)
+            whole = MaxNLocator(integer=True)
+            figure.colorbar(image, ax=ax, shrink=0.85, pad=0.01, aspect=30, ticks=whole)
         head = f"{said.get('dataset', '')} {piece.tile}".strip()
         title = f"{head}: {said.get('method', 'composite')} of {_days(said.get('period', ''))}"
-        figure.suptitle(f"{title}; {empty:.1%} without a clear observation", fontsize=11, x=0.01, ha="left",
-                        fontweight="bold")  # fmt: skip
+        text = f"{title}; {100 * empty:.1f} % without a clear observation (pink)"
+        figure.suptitle(text, fontsize=11, x=0.01, ha="left", fontweight="bold")
     return figure
 
 
@@ -203,7 +209,7 @@ class _Frame:
 def _show(ax: Any, values: Any, frame: _Frame, title: str, **how: Any) -> Any:
     image = ax.imshow(values, extent=frame.extent, interpolation="nearest", aspect="auto", **how)
     ax.set_box_aspect(frame.ratio)
-    ax.set_facecolor("#eeeeee")
+    ax.set_facecolor(VOID)
     ax.set_title(title, loc="left")
     ax.locator_params(nbins=4)
     ax.ticklabel_format(useOffset=False, style="plain")
@@ -219,7 +225,7 @@ def _classes(figure: Figure, ax: Any, quality: Array, frame: _Frame) -> None:
 
     norm = BoundaryNorm(np.arange(len(Quality) + 1) - 0.5, len(Quality))
     colours = ListedColormap([QUALITY_COLOURS[q] for q in Quality])
-    _show(ax, quality, frame, f"quality: {usable(quality).mean():.0%} usable", cmap=colours, norm=norm)
+    _show(ax, quality, frame, f"quality: {100 * usable(quality).mean():.0f} % usable", cmap=colours, norm=norm)
     shares = {q: float((quality == int(q)).mean()) for q in Quality}
     handles = [
         Patch(facecolor=QUALITY_COLOURS[q], edgecolor="#888888", label=f"{q.name.lower()} {_share(share)}")
@@ -247,7 +253,9 @@ def scene_coverage_figure(found: SceneGaps) -> Figure:
     from eoflow.ingest.ledger import Status
 
     if not found.expected:
-        raise BadInput("no scene was listed yet, so there is no coverage to draw", todo=f"eoflow ingest {found.dataset}")
+        raise BadInput(
+            "no scene was listed yet, so there is no coverage to draw", todo=f"eoflow ingest {found.dataset}"
+        )
     words = [s.word for s in Status]
     every = np.array(found.tiles)
     names, lacking = np.unique(every), found.status != int(Status.PRESENT)
@@ -302,6 +310,6 @@ def _cells(found: SceneGaps, tiles: Array, rows: list[str]) -> tuple[Array, Arra
 def _dates(ax: Any) -> None:
     from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
 
-    locator = AutoDateLocator(maxticks=9)
+    locator = AutoDateLocator(maxticks=9)  # type: ignore[no-untyped-call]
     ax.xaxis.set_major_locator(locator)
-    ax.xaxis.set_major_formatter(ConciseDateFormatter(locator))
+    ax.xaxis.set_major_formatter(ConciseDateFormatter(locator))  # type: ignore[no-untyped-call]

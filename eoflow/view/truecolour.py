@@ -17,7 +17,7 @@ RED_GREEN_BLUE = (("red", "B04", "B4", "SR_B4", "R"), ("green", "B03", "B3", "SR
 CO, CROSS = ("VV", "HH"), ("VH", "HV")
 PERCENTILES = (1.0, 99.0)
 FEW = 64
-"""With fewer usable pixels than this, the stretch is of every pixel that has a value."""
+"""A stretch is not taken from fewer pixels than this."""
 
 
 @dataclass(frozen=True)
@@ -47,13 +47,13 @@ def colours_of(bands: Sequence[BandSpec]) -> Colours:
     return Colours((bands[0].name,), "grey")
 
 
-def picture(
-    stored: Mapping[str, Array], bands: Mapping[str, BandSpec], colours: Colours, usable: Array | None
-) -> Array:  # fmt: skip
+def picture(stored: Mapping[str, Array], bands: Mapping[str, BandSpec], colours: Colours, *bases: Array) -> Array:
     """float32 (y, x, 4), 0 to 1: red, green, blue and opacity (0 where a band has no value).
 
-    stored: (y, x) by name. usable: bool (y, x), the pixels that the stretch is taken from. Three reflectances share
-    one stretch, so that grey stays grey; radar shows co-polarised, cross-polarised and their ratio, each by itself.
+    stored: (y, x) by name. bases: bool (y, x); the stretch is taken from the first that has pixels, else from all.
+    Three reflectances share the width of the stretch, so that grey stays grey, and begin each at its own darkest
+    percent, which takes off the blue of the air. Radar shows co-polarised, cross-polarised and their ratio, each by
+    itself.
     """
     layers = [bands[n].physical(stored[n]) for n in colours.names]
     shared = colours.kind == "true colour"
@@ -62,13 +62,12 @@ def picture(
         layers = [*layers, layers[0] - layers[1]] if len(layers) == 2 else layers
     stack = np.stack(layers if len(layers) == 3 else [layers[0]] * 3)
     there = np.isfinite(stack).all(axis=0)
-    base = there & usable if usable is not None and int((there & usable).sum()) >= FEW else there
-    groups = [slice(0, 3)] if shared else [slice(k, k + 1) for k in range(3)]
+    base = next((b & there for b in bases if int((b & there).sum()) >= FEW), there)
+    limits = [_limits(layer[base]) for layer in stack]
+    widest = max(high - low for low, high in limits)
     out = np.zeros((*there.shape, 4), "f4")
-    for part in groups:
-        low, high = _limits(stack[part][:, base])
-        scaled = np.clip((np.nan_to_num(stack[part]) - low) / (high - low), 0, 1)
-        out[..., part] = np.moveaxis(scaled, 0, -1)
+    for k, (low, high) in enumerate(limits):
+        out[..., k] = np.clip((np.nan_to_num(stack[k]) - low) / (widest if shared else high - low), 0, 1)
     if shared:
         out[..., :3] **= np.float32(1 / 1.3)  # dark land beside bright roofs
     out[..., 3] = there

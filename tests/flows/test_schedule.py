@@ -190,7 +190,7 @@ def test_the_scene_cube_grows_and_is_composited(house: House):
     house.wait("the cube did not grow", lambda: days() == ["2020-01-05", "2020-01-10"])
 
     def composites() -> list[Path]:
-        return sorted(house.workspace.path("products", "composite", "land").glob("*20200110*.zarr"))
+        return sorted(house.workspace.path("products", "composite", "land").glob("median-*20200110*.zarr"))
 
     (made,) = house.wait("no composite of both days appeared", composites)
     tile = Cube.load(house.workspace, "land").tiles()[0]
@@ -243,7 +243,7 @@ def test_prefect_yaml_deploys(house: House):
         )
         assert done.returncode == 0, done.stdout + done.stderr
     found = house.ask("/deployments/filter", {"work_pools": {"name": {"any_": ["eoflow"]}}})
-    assert len(found) == 4
+    assert len(found) == len(FIELDS) + len(SCENES)
     for d in found:
         assert len(d["schedules"]) == 1
         assert d["pull_steps"] == [{"prefect.deployments.steps.set_working_directory": {"directory": str(REPO)}}]

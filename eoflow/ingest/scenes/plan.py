@@ -26,7 +26,7 @@ BATCH_BYTES = 256 * MIB
 """Pixels of one commit: what a kill can lose."""
 BATCH_SCENES = 32
 """Scenes of one commit, where each is small: what a kill makes us read again."""
-SLICE = 64
+SLICE, FIRST_SLICE = 64, 8
 """Scenes whose headers are read together."""
 DAY_US = 86_400_000_000
 
@@ -81,15 +81,21 @@ def choose(scenes: Sequence[Scene], ledger: SceneLedger, *, rewrite: bool) -> Ch
 
 
 def slices(scenes: Sequence[Scene], size: int = SLICE) -> Iterator[list[Scene]]:
-    """Consecutive scenes whose headers are read together; scenes of one day stay together where that goes."""
+    """Consecutive scenes whose headers are read together; scenes of one day stay together where that goes.
+
+    The first slice is small: pixels are read while the headers of the next come in.
+    """
     out: list[Scene] = []
+    begun = False
     for s in scenes:
-        if len(out) >= size and (solar_day(s.time, _longitude(s)) != solar_day(out[-1].time, _longitude(out[-1]))):
+        if len(out) >= (size if begun else FIRST_SLICE) and (
+            solar_day(s.time, _longitude(s)) != solar_day(out[-1].time, _longitude(out[-1]))
+        ):
             yield out
-            out = []
+            out, begun = [], True
         if len(out) >= 4 * size:
             yield out
-            out = []
+            out, begun = [], True
         out.append(s)
     if out:
         yield out

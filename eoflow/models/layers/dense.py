@@ -1,7 +1,8 @@
-"""A dense encoder: a residual network of four stages (arXiv 1512.03385) with a feature pyramid (arXiv 1612.03144).
+"""A dense encoder: a residual network of four stages (arXiv 1512.03385) with a feature pyramid (arXiv
+1612.03144).
 
-Whatever the number of bands, it gives one feature map at a quarter of the resolution. With the default widths it is a
-ResNet-18. Batch norm, so that in eval mode the receptive field is finite.
+Whatever the number of bands, it gives one feature map at a quarter of the resolution. With the default widths
+it is a ResNet-18. Batch norm, so that in eval mode the receptive field is finite.
 """
 
 from __future__ import annotations
@@ -36,7 +37,8 @@ class DenseEncoder(nn.Module):
     """(B, C, H, W) -> (B, features, H / 4, W / 4), for H and W that `multiple` divides.
 
     width: channels of the first stage; the next three double them. blocks: residual blocks of each stage.
-    features: channels of the pyramid. radius: pixels around a feature's 4 x 4 pixels that reach it, in eval mode.
+    features: channels of the pyramid. radius: pixels around a feature's 4 x 4 pixels that reach it, in eval
+    mode.
     """
 
     def __init__(
@@ -49,13 +51,16 @@ class DenseEncoder(nn.Module):
         self.stem = nn.Sequential(_normed(channels, width, 7, 2), nn.ReLU(), nn.MaxPool2d(3, 2, 1))
         widths = [width * 2**i for i in range(len(blocks))]
         self.stages = nn.ModuleList()
-        self.radius = 3 + 2  # of the stem's 7 x 7 convolution at the full and of its pooling at half the resolution
+        self.radius = (
+            3 + 2
+        )  # of the stem's 7 x 7 convolution at the full and of its pooling at half the resolution
         for i, (c_in, c_out, count) in enumerate(zip([width, *widths], widths, blocks)):
             first = _Residual(c_in, c_out, 1 if i == 0 else 2)
             self.stages.append(nn.Sequential(first, *(_Residual(c_out, c_out, 1) for _ in range(count - 1))))
             fine = 4 if i == 0 else 2 ** (i + 1)  # pixels between the places its first convolution reads
             self.radius += fine + (2 * count - 1) * 2 ** (i + 2)
-        self.radius += 2 ** (len(blocks) + 1) + 4  # nearest-neighbour upsampling spreads a place over its cell; smoothing
+        # Nearest-neighbour enlargement spreads a place over its cell; then the smoothing.
+        self.radius += 2 ** (len(blocks) + 1) + 4
         self.lateral = nn.ModuleList(nn.Conv2d(c, features, 1) for c in widths)
         self.smooth = nn.Conv2d(features, features, 3, padding=1)
 

@@ -7,7 +7,9 @@ from torch import Tensor, nn
 
 
 class DropPath(nn.Module):
-    """In training, the whole input is zero for some samples of a batch, and scaled for the others (arXiv 1603.09382)."""
+    """In training, the whole input is zero for some samples of a batch, and scaled for the others (arXiv
+    1603.09382).
+    """
 
     def __init__(self, probability: float = 0.0) -> None:
         super().__init__()

@@ -1,7 +1,7 @@
 """Otsu's threshold (1979): the cut that makes the variance between two classes largest.
 
-`otsu` is exact: every cut between two different values is tried. `otsu_counts` works on a histogram, which adds up over
-the blocks of a scene that does not fit into memory.
+`otsu` is exact: every cut between two different values is tried. `otsu_counts` works on a histogram, which
+adds up over the blocks of a scene that does not fit into memory.
 """
 
 from __future__ import annotations
@@ -19,9 +19,10 @@ MAX_LOGIT = 16.0
 class Split:
     """Two classes on both sides of a threshold, in the unit of the values.
 
-    threshold: a value above it is in the high class; infinite where there is one value only, so nothing is high.
-    low, high: means of the classes. within: variance inside the classes, pooled. separability: variance between the
-    classes as a fraction of all variance, 0 to 1.
+    threshold: a value above it is in the high class; infinite where there is one value only, so nothing is
+    high.
+    low, high: means of the classes. within: variance inside the classes, pooled. separability: variance
+    between the classes as a fraction of all variance, 0 to 1.
     """
 
     threshold: float
@@ -33,7 +34,8 @@ class Split:
     def log_odds(self, values: Tensor) -> Tensor:
         """Log-odds of the high class, positive exactly where `values` > threshold, of the same shape.
 
-        The two classes as Gaussians of equal variance and equal prior whose means lie as far apart as they do, moved
+        The two classes as Gaussians of equal variance and equal prior whose means lie as far apart as they
+        do, moved
         so that they meet at the threshold: (high - low) / within * (value - threshold).
         """
         if self.threshold == float("inf"):
@@ -41,9 +43,12 @@ class Split:
         gap = self.high - self.low
         # Where the classes are points, their variance is 0: a hundredth of the gap stands in for the spread.
         slope = gap / max(self.within, (0.01 * gap) ** 2)
-        score = ((values - self.threshold) * slope).clamp(-MAX_LOGIT, MAX_LOGIT)
+        exact = values.double()  # a float32 threshold could round onto one of its two neighbours
+        score = ((exact - self.threshold) * slope).clamp(-MAX_LOGIT, MAX_LOGIT)
         tiny = torch.finfo(values.dtype).tiny  # an underflow to 0 would otherwise undo the cut
-        return torch.where(values > self.threshold, score.clamp_min(tiny), score.clamp_max(0.0))
+        return torch.where(exact > self.threshold, score.clamp_min(tiny), score.clamp_max(0.0)).to(
+            values.dtype
+        )
 
 
 ONE_CLASS = Split(float("inf"), float("nan"), float("nan"), 0.0, 0.0)
@@ -51,7 +56,9 @@ ONE_CLASS = Split(float("inf"), float("nan"), float("nan"), 0.0, 0.0)
 
 
 def otsu(values: Tensor) -> Split:
-    """Exact threshold of the finite ones among `values` (any shape), midway between the two values it lies between."""
+    """Exact threshold of the finite ones among `values` (any shape), midway between the two values it lies
+    between.
+    """
     flat = values.detach().flatten()
     flat = flat[torch.isfinite(flat)].double()
     unique, counts = torch.unique(flat, return_counts=True)
@@ -59,7 +66,9 @@ def otsu(values: Tensor) -> Split:
 
 
 def otsu_counts(counts: Tensor, edges: Tensor) -> Split:
-    """Threshold of a histogram: counts (N,) of the bins between edges (N + 1,), ascending. Bins act by their centres."""
+    """Threshold of a histogram: counts (N,) of the bins between edges (N + 1,), ascending. Bins act by their
+    centres.
+    """
     if edges.ndim != 1 or len(edges) != len(counts) + 1:
         raise ValueError(f"{len(counts)} bins have {len(counts) + 1} edges, not {tuple(edges.shape)}")
     filled = counts > 0

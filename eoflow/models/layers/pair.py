@@ -9,8 +9,9 @@ from torch import Tensor
 def two_dates(images: Tensor, usable: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
     """Before and after (B, C, H, W) of images (B, 2, C, H, W), and where both were seen (B, H, W) bool.
 
-    A pixel that is not usable on one date is zero on both (the mean, where the input is normalised): its values
-    cannot matter, also NaN ones, and it shows no difference. Raises ValueError unless there are two dates.
+    A pixel that is not usable on one date is zero on both (the mean, where the input is normalised): its
+    values cannot matter, also NaN ones, and it shows no difference. Raises ValueError unless there are two
+    dates.
     """
     if images.ndim != 5 or images.shape[1] != 2:
         raise ValueError(f"change needs images (B, 2, C, H, W), before and after; got {tuple(images.shape)}")
@@ -23,7 +24,9 @@ def two_dates(images: Tensor, usable: Tensor | None) -> tuple[Tensor, Tensor, Te
 
 
 def score_logits(score: Tensor, outputs: int) -> Tensor:
-    """Logits (B, K, H, W) of a log-odds score (B, H, W): itself for K = 1, and (0, score) for the two classes."""
+    """Logits (B, K, H, W) of a log-odds score (B, H, W): itself for K = 1, and (0, score) for the two
+    classes.
+    """
     if outputs not in (1, 2):
         raise ValueError(f"a change score gives 1 output (sigmoid) or 2 (softmax), not {outputs}")
     return score[:, None] if outputs == 1 else torch.stack([torch.zeros_like(score), score], dim=1)

@@ -164,7 +164,9 @@ def test_a_killed_run_goes_on(tmp_path, workspace, monkeypatch):
     from eoflow.ingest.scenes.job import SceneJob
 
     commit = SceneJob.commit
-    monkeypatch.setattr(SceneJob, "commit", lambda self, batch, *a, **k: (read.append(batch), commit(self, batch, *a, **k)))
+    monkeypatch.setattr(
+        SceneJob, "commit", lambda self, batch, *a, **k: (read.append(batch), commit(self, batch, *a, **k))
+    )
     report = go(files, workspace)
     assert (report.new, report.skipped) == (3, 1)
     assert read == []  # everything was on the staging branch already

@@ -38,7 +38,9 @@ def files(tmp_path):
         data[:, : 20 * i] = 0
         folder = tmp_path / "in"
         folder.mkdir(exist_ok=True)
-        out.append(rasters.write(folder / f"f_2022-01-{1 + 5 * i:02d}.tif", data, nodata=0, descriptions=("red", "nir")))
+        out.append(
+            rasters.write(folder / f"f_2022-01-{1 + 5 * i:02d}.tif", data, nodata=0, descriptions=("red", "nir"))
+        )
     return out
 
 
@@ -87,7 +89,9 @@ def test_threads_of_a_cluster_and_a_bad_scene(tmp_path):
         report = ingest("w", workspace=spread, now=NOW)
     assert (report.new, report.failed) == (4, 1)
     one, two = stored(quiet, "w"), stored(spread, "w")
-    assert {k: v for k, v in one.items() if k.startswith("tiles/")} == {k: v for k, v in two.items() if k.startswith("tiles/")}
+    assert {k: v for k, v in one.items() if k.startswith("tiles/")} == {
+        k: v for k, v in two.items() if k.startswith("tiles/")
+    }
     a, b = (SceneLedger.load(Archive.load(w, "w")).rows for w in (quiet, spread))
     assert [(r.key, r.status, r.digest) for r in a.values()] == [(r.key, r.status, r.digest) for r in b.values()]
     assert Archive.load(spread, "w").staging_branches() == []

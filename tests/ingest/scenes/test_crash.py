@@ -31,7 +31,7 @@ print("ready", flush=True)
 sys.stdin.readline()
 from eoflow.ingest.run import ingest
 root, files = json.loads(sys.argv[1])
-ingest("w", files, workspace=root, now="2021-06-01", overrides={"units": "1", "scale": 1e-4, "offset": -0.1} if files else None)
+ingest("w", files, workspace=root, now="2021-06-01")
 """
 TESTS = Path(__file__).resolve().parents[2]
 
@@ -115,4 +115,6 @@ def test_catalog_dataset(tmp_path):
     run(hurt, [], None)
     assert whole(hurt, world) == 24
     a, b = (SceneLedger.load(Archive.load(Workspace(r), "w")).rows for r in (quiet, hurt))
-    assert [(r.key, r.step, r.status, r.digest) for r in a.values()] == [(r.key, r.step, r.status, r.digest) for r in b.values()]
+    assert [(r.key, r.step, r.status, r.digest) for r in a.values()] == [
+        (r.key, r.step, r.status, r.digest) for r in b.values()
+    ]
