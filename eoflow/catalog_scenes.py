@@ -157,4 +157,4 @@ class SceneEntry(Model):
         return v
 
 
-RESERVED = ("quality", "scene", "time", "x", "y", "spatial_ref", "provenance", "overviews")
+RESERVED = ("quality", "scene", "time", "x", "y", "spatial_ref", "provenance", "overviews", "items")

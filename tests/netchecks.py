@@ -67,8 +67,8 @@ def check_alive(model, images):
     assert not dead, dead
 
 
-def overfit(model, loss_of, steps, lr=1e-2):
-    """Loss before and after so many steps of Adam."""
+def overfit(model, loss_of, steps, lr=1e-2, clip=float("inf")):
+    """Loss before and after so many steps of Adam, gradients clipped to a norm."""
     model.train()
     optimiser = torch.optim.Adam(model.parameters(), lr=lr)
     losses = []
@@ -76,6 +76,7 @@ def overfit(model, loss_of, steps, lr=1e-2):
         optimiser.zero_grad()
         loss = loss_of(model)
         loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), clip)
         optimiser.step()
         losses.append(float(loss.detach()))
     return losses[0], losses[-1]

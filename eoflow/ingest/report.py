@@ -18,9 +18,10 @@ def no_progress(done: float, total: float, text: str) -> None:
 
 @dataclass
 class IngestReport:
-    """Counts are times. new: stored for the first time (partial ones included); rewritten: replaced by other values;
+    """Counts are times of fields, or scenes. new: stored for the first time (partial ones included); rewritten: replaced by other values;
     skipped: there already; failed, absent: recorded in the ledger with the reason. period: what was asked or given.
-    snapshot: the newest state of the archive. nbytes: of the fields written. opens: the lines that open it.
+    snapshot: the newest state of the archive. nbytes: of the fields written. opens: the lines that open it. notes: what
+    was assumed or left out.
     """
 
     dataset: str
@@ -38,6 +39,7 @@ class IngestReport:
     where: str = ""
     opens: list[str] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
     @property
     def changed(self) -> bool:
@@ -53,7 +55,7 @@ class IngestReport:
 
     def lines(self, limit: int = 8) -> list[str]:
         """Summary, the first problems, and the lines that open the archive."""
-        out = [self.summary()]
+        out = [self.summary(), *(f"  note: {n}" for n in self.notes[:limit])]
         for p in self.problems[:limit]:
             out.append(f"  {p.where}: {p.what}")
         if len(self.problems) > limit:
@@ -77,5 +79,6 @@ class IngestReport:
         out: dict[str, Any] = {k: getattr(self, k) for k in keys}
         return out | {
             "bytes": self.nbytes, "seconds": round(self.seconds, 3), "where": self.where, "opens": self.opens,
+            "notes": self.notes,
             "problems": [p.to_dict() for p in self.problems],
         }  # fmt: skip

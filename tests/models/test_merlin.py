@@ -74,7 +74,7 @@ def test_nothing_outside_the_halo_matters():
     model = small()
     for p in model.parameters():
         p.data = p.data.abs() if p.ndim > 1 else p.data
-    reach = netchecks.reach(model, (448, 448), [(223, 223), (224, 224), (239, 208)], "log_parts")
+    reach = netchecks.reach(model, (448, 64), [(223, 31), (224, 32), (239, 40)], "log_parts")
     assert model.halo / 2 < reach <= model.halo
 
 
@@ -139,14 +139,23 @@ def test_unusable_values_do_not_matter():
 
 
 def test_learns_to_despeckle_without_ever_seeing_the_truth():
-    """A few steps on one speckled image: the other, unseen speckle of the same scene is estimated far better."""
-    truth = blocks()
+    """From speckled images alone, until they score as the reflectivity itself would; new speckle comes out cleaner."""
+    truth = blocks(32)
     images = speckle(truth, batch=4)
-    first, last = netchecks.overfit(
-        small(12), lambda m: merlin_loss(m(images)["log_parts"], images) - 0.5 * truth.log().mean(), 60, lr=3e-3
-    )
-    assert last < first / 5  # 0.5 is what the reflectivity itself would score
-    assert last == pytest.approx(0.5, abs=0.3)
+
+    def above_truth(model):
+        return merlin_loss(model(images)["log_parts"], images) - 0.5 * truth.log().mean()
+
+    model = small(12)
+    first, last = netchecks.overfit(model, above_truth, 90, clip=5.0)
+    assert last < first / 100
+    assert last == pytest.approx(0.5, abs=0.25)  # 0.5 is the expected score of the truth
+    unseen = speckle(truth, seed=1, batch=4)
+    with torch.no_grad():
+        estimate = model.eval()(unseen)["image"][:, 0]
+    noisy = unseen[:, 0].square().sum(1)
+    errors = [float((x.log() - truth.log()).square().mean().sqrt()) for x in (estimate, noisy)]
+    assert errors[0] < 0.6 * errors[1]
 
 
 def test_looks_complex_takes_speckle_of_any_scene():
@@ -183,7 +192,7 @@ def test_a_moved_spectrum_is_found_and_centred():
     rows, columns = np.mgrid[:128, :128]
     moved = z * np.exp(1j * (0.9 * rows - 0.4 * columns))
     x = torch.tensor(np.stack([moved.real, moved.imag]))
-    assert spectral_offset(x) == pytest.approx((0.9, -0.4), abs=0.02)
+    assert spectral_offset(x) == pytest.approx((0.9, -0.4), abs=0.05)
     back = centred(x)
     assert spectral_offset(back) == pytest.approx((0, 0), abs=1e-9)
     assert torch.allclose(back.square().sum(0), x.square().sum(0))

@@ -55,6 +55,8 @@ def ingest_scene_files(
         scenes = input_error(lambda: source.plan(period, reading.area))
         if not scenes:
             raise BadInput("the files hold no scene in the period", where=str(period), todo="give another --period")
+        if existing is None and entry.notes:
+            report.notes.append(entry.notes)  # what was assumed of the files
         report.period = f"{iso(min(s.time for s in scenes))}/{iso(max(s.time for s in scenes))}"
         try:
             _ingest(job, entry, scenes, rewrite, _key(files, entry, rewrite, period))

@@ -21,16 +21,7 @@ if TYPE_CHECKING:
     from eoflow.sources.raster import RasterReader
     from eoflow.transaction import Transaction
 
-GDAL_CACHE_MB = 64
 Take = Callable[[Outcome, Any], None]
-
-
-def small_cache() -> Any:
-    """GDAL with a small cache of decoded blocks: windows hold whole blocks, and its default is 5 % of the memory."""
-    import rasterio
-    from rasterio.session import DummySession
-
-    return rasterio.Env(session=DummySession(), GDAL_CACHEMAX=GDAL_CACHE_MB)
 
 
 def local(
@@ -51,7 +42,7 @@ def local(
         bad.update(scene for scene, _ in out.errors)
         return out
 
-    with small_cache(), ThreadPoolExecutor(workers.threads()) as pool:
+    with ThreadPoolExecutor(workers.threads()) as pool:
         futures = [pool.submit(one, u) for u in units]
         try:
             for f in as_completed(futures):
@@ -113,5 +104,4 @@ def _remote(
     if fork is not None:
         fork = fork.fork()  # workers that are threads of one process share the object they were sent
         get, put = store(zarr.open_group(fork.store, mode="r+"), schema)
-    with small_cache():
-        return run(unit, schema, _reader(entry_json, cache, now), get, put), fork
+    return run(unit, schema, _reader(entry_json, cache, now), get, put), fork

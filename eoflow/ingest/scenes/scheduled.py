@@ -44,6 +44,7 @@ def ingest_scenes(
         report.period = str(span)
         source = open_source(entry, workspace.cache, now)
         listed = retry.call(lambda: source.plan(span, entry.area))
+        report.notes += getattr(source, "notes", [])
         choice = plan.choose(listed, ledger, rewrite=rewrite)
         report.skipped = choice.skipped
         job = SceneJob(archive, entry, source, now, str(workspace.cache), report, progress)
