@@ -242,7 +242,8 @@ def main() -> None:
         return
     print(f"ingest of {out['cogs']} COGs, {out['megabytes']:.0f} MB of pixels")
     for name, r in out["runs"].items():
-        print(f"  {name:10s} {r['seconds']:6.2f} s  {out['megabytes'] / r['seconds']:5.0f} MB/s  peak {r['peak_mb']:5.0f} MB "
+        rate = out["megabytes"] / r["seconds"]
+        print(f"  {name:10s} {r['seconds']:6.2f} s  {rate:5.0f} MB/s  peak {r['peak_mb']:5.0f} MB "
               f"(+{r['added_mb']:.0f})  {r['files']} files, {r['stored_mb']:.0f} MB stored")  # fmt: skip
     print(f"  ratio to the faster of the two: {out['ratio']:.2f} x (goal {out['goal']:g} x); "
           f"share of plain rasterio decode: {out['share_of_decode']:.0%} (goal {out['decode_goal']:.0%})")  # fmt: skip

@@ -14,6 +14,7 @@ import os
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -129,10 +130,9 @@ def _put(encoded: Sequence[Encoded]) -> None:
     """Store encoded chunks, all at once (each round through zarr's loop costs as much as a chunk); None: delete it."""
     import asyncio
 
-    from zarr.core.buffer import default_buffer_prototype
     from zarr.core.sync import sync
 
-    make = default_buffer_prototype().buffer.from_bytes
+    make = _uncopied().from_bytes
 
     async def one(array: zarr.Array, at: tuple[int, ...], data: bytes | None) -> None:
         path = array.store_path / array.metadata.encode_chunk_key(at)
@@ -143,6 +143,66 @@ def _put(encoded: Sequence[Encoded]) -> None:
 
     if encoded:
         sync(several())
+
+
+def open_together(group: zarr.Group, names: Iterable[str]) -> dict[str, zarr.Array]:
+    """Some arrays of a group by name. One trip to zarr's loop instead of one each."""
+    import asyncio
+
+    import zarr
+    from zarr.core.sync import sync
+
+    wanted = list(names)
+
+    async def all_of_them() -> list[Any]:
+        return await asyncio.gather(*(zarr.AsyncArray.open(group.store_path / n, zarr_format=3) for n in wanted))
+
+    return {n: zarr.Array(a) for n, a in zip(wanted, sync(all_of_them()), strict=True)}
+
+
+def read_together(arrays: Iterable[zarr.Array]) -> list[Array]:
+    """The whole content of some (small) arrays, in one trip."""
+    import asyncio
+
+    from zarr.core.sync import sync
+
+    wanted = list(arrays)
+
+    async def all_of_them() -> list[Any]:
+        return await asyncio.gather(*(a.async_array.getitem(...) for a in wanted))
+
+    return [np.asarray(values) for values in sync(all_of_them())]
+
+
+def lengthen(arrays: Iterable[zarr.Array], size: int) -> None:
+    """Make the first dimension of some arrays `size` long, in one trip. Nothing is looked for beyond an old end: only
+    for arrays that grow."""
+    import asyncio
+
+    from zarr.core.sync import sync
+
+    wanted = list(arrays)
+
+    async def all_of_them() -> None:
+        await asyncio.gather(
+            *(a.async_array.resize((size, *a.shape[1:]), delete_outside_chunks=False) for a in wanted)
+        )
+
+    sync(all_of_them())
+
+
+@cache
+def _uncopied() -> Any:
+    """The class of zarr's buffers, except that bytes which were put in come out as they are and not as a copy, which
+    stores make in the one thread of zarr's loop."""
+    from zarr.core.buffer import cpu
+
+    class Uncopied(cpu.Buffer):
+        def to_bytes(self) -> bytes:
+            kept: Any = getattr(self._data, "base", None)
+            return kept if isinstance(kept, bytes) and len(kept) == len(self) else super().to_bytes()
+
+    return Uncopied
 
 
 def move(array: zarr.Array, source: int, target: int) -> None:

@@ -14,6 +14,20 @@ archive = typer.Typer()
 Name = Annotated[str, typer.Argument(help="dataset name", show_default=False)]
 PeriodOption = Annotated[str | None, typer.Option("--period", metavar="START/END", help="ISO times")]
 
+SetOption = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="of rasters: a key of their entry: units=1")
+]
+TimeOption = Annotated[
+    str | None, typer.Option("--time", metavar="TIME", help="of rasters whose names hold no date (ISO)")
+]
+
+
+def _said(set_: list[str] | None, time: str | None) -> dict[str, Any]:
+    """--set and --time as keys of an entry."""
+    from eoflow.catalog import nested
+
+    return {**(nested(set_) if set_ else {}), **({"time": time} if time else {})}
+
 
 # -- datasets ------------------------------------------------------------------------------------------------------
 
@@ -54,11 +68,15 @@ def datasets_show(
 
 
 @datasets.command("check")
-def datasets_check(name_or_file: Annotated[str, typer.Argument(help="entry name, YAML file or data file")]) -> None:
+def datasets_check(
+    name_or_file: Annotated[str, typer.Argument(help="entry name, YAML file or data file; of scenes also a folder")],
+    set_: SetOption = None,
+    time: TimeOption = None,
+) -> None:
     """Check an entry (YAML), or what would be inferred from a data file; exit 2 if it is wrong. Writes nothing."""
     from eoflow.listing import check_dataset
 
-    report = check_dataset(workspace(), name_or_file)
+    report = check_dataset(workspace(), name_or_file, _said(set_, time))
     emit(report, lambda c: c.print("\n".join(f"{k}: {v}" for k, v in report.items()), markup=False))
 
 
@@ -67,19 +85,14 @@ def datasets_new(
     file: Annotated[str, typer.Argument(help="data file; of scenes also a folder or a pattern in quotes")],
     name: Annotated[str | None, typer.Option("--as", help="name of the entry")] = None,
     cadence: Annotated[str | None, typer.Option(help="step of the time axis, where the file does not tell")] = None,
-    set_: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="of rasters: a key of the entry: units=1")
-    ] = None,
-    time: Annotated[
-        str | None, typer.Option("--time", metavar="TIME", help="of rasters whose names hold no date (ISO)")
-    ] = None,
+    set_: SetOption = None,
+    time: TimeOption = None,
 ) -> None:
     """Print the entry that a data file suggests, to be edited and saved as catalogs/datasets/NAME.yaml."""
     from eoflow import catalog
     from eoflow.listing import suggested
 
-    overrides = {**(catalog.nested(set_) if set_ else {}), **({"time": time} if time else {})}
-    entry = suggested(file, name, cadence, overrides)
+    entry = suggested(file, name, cadence, _said(set_, time))
     emit(entry.model_dump(mode="json"), lambda c: c.print(catalog.to_yaml(entry), markup=False, end=""))
 
 
@@ -99,17 +112,14 @@ def ingest(
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="a key of the files' entry: variables.msl.source_units=hPa"),
     ] = None,
-    time: Annotated[
-        str | None, typer.Option("--time", metavar="TIME", help="of rasters whose names hold no date (ISO)")
-    ] = None,
+    time: TimeOption = None,
     now: Annotated[str | None, typer.Option(help="pretend it is this time (ISO)", hidden=True)] = None,
 ) -> None:
     """Bring data into the archive, from where it stopped to now."""
-    from eoflow.catalog import nested
     from eoflow.ingest.run import ingest as run
 
     _require_name(what, name)
-    ws, overrides = workspace(), {**(nested(set_) if set_ else {}), **({"time": time} if time else {})}
+    ws, overrides = workspace(), _said(set_, time)
     with progress_bar("ingest") as progress:
         report = run(
             name or what[0], what if name else (), period=period, start=start, end=end, cadence=cadence,

@@ -257,22 +257,25 @@ def place(tx: Transaction, tile: str, times: Array) -> Array:
     fresh = np.setdiff1d(np.arange(new.size), to)
     items = np.full(new.size, "", dtype=object)
     items[to] = np.asarray(g[ITEMS][:], dtype=object)
+    along: list[Any] = [g[f"{PROVENANCE}/{FRACTION}"]]
+    axes = []
     for group in (g, *[g[f"{OVERVIEWS}/{f}"] for f in g.attrs["eoflow_overviews"]]):
-        for _, array in group.arrays():
-            if array.ndim == 3:
-                _spread(array, to, fresh, new.size)
-        group["time"].resize((new.size,))
-        group["time"][:] = new
-    _spread(g[f"{PROVENANCE}/{FRACTION}"], to, fresh, new.size)
-    g[ITEMS].resize((new.size,))
-    g[ITEMS][:] = items
+        found = dict(group.arrays())
+        along += [a for a in found.values() if a.ndim == 3]
+        axes.append(found["time"])
+    noted: Any = g[ITEMS]
+    chunks.lengthen([*along, *axes, noted], new.size)
+    for array in along:
+        _spread(array, to, fresh)
+    for time in axes:
+        time[:] = new
+    noted[:] = items
     tx.forget()
     return at
 
 
-def _spread(array: zarr.Array, to: Array, fresh: Array, size: int) -> None:
+def _spread(array: zarr.Array, to: Array, fresh: Array) -> None:
     """Move slot i of an array with chunks of one time to slot to[i] (never down), and empty the slots `fresh`."""
-    array.resize((size, *array.shape[1:]))
     for i in range(to.size - 1, -1, -1):
         if to[i] == i:
             break
@@ -296,12 +299,12 @@ def write(
 def arrays_of(root: zarr.Group, tile: str, schema: SceneSchema, level: int = 1) -> dict[str, zarr.Array]:
     """The arrays (time, y, x) of a tile by layer name, from an open root group."""
     group: Any = root[path(tile, level)]
-    return {name: group[name] for name in layers(schema)}
+    return chunks.open_together(group, layers(schema))
 
 
 def set_items(tx: Transaction, tile: str, slots: Sequence[int], items: Sequence[list[dict[str, Any]]]) -> None:
     """Note the items of time steps (and nothing else)."""
-    a: Any = tx.group[f"{path(tile)}/{ITEMS}"]
+    a: Any = tx.array(f"{path(tile)}/{ITEMS}")
     first, last = min(slots), max(slots) + 1
     stored = np.asarray(a[first:last], dtype=object)
     for slot, some in zip(slots, items, strict=True):
@@ -309,6 +312,8 @@ def set_items(tx: Transaction, tile: str, slots: Sequence[int], items: Sequence[
     a[first:last] = stored
 
 
-def set_fractions(tx: Transaction, tile: str, slot: int, fractions: Array) -> None:
-    """Note the share of valid pixels (chunk row, chunk column) of a time step."""
-    tx.array(f"{path(tile)}/{PROVENANCE}/{FRACTION}")[slot] = fractions
+def set_fractions(tx: Transaction, tile: str, slots: Sequence[int], fractions: Sequence[Array]) -> None:
+    """Note the shares of valid pixels (chunk row, chunk column) of time steps."""
+    a = tx.array(f"{path(tile)}/{PROVENANCE}/{FRACTION}")
+    pieces = [(a, (slice(slot, slot + 1),), f[None]) for slot, f in zip(slots, fractions, strict=True)]
+    chunks.write_many(pieces, drop_empty=False)

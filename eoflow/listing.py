@@ -113,12 +113,12 @@ def describe_archive(ws: Workspace, name: str, as_of: str | None = None) -> dict
     }
 
 
-def check_dataset(ws: Workspace, what: str) -> dict[str, Any]:
+def check_dataset(ws: Workspace, what: str, overrides: dict[str, Any] | None = None) -> dict[str, Any]:
     """Check an entry (name or YAML file) or a data file as far as possible without writing. Raises BadInput.
 
     Entry: keys, schedule, driver and its arguments; of scenes that lie on this machine also what is listed and the
     headers of the first and the last. Data file: the entry inferred from it, its schema, and the first and last field
-    of every variable (band) read: range and share without a value.
+    of every variable (band) read: range and share without a value. overrides: of rasters, keys of their entry.
     """
     import numpy as np
 
@@ -128,6 +128,8 @@ def check_dataset(ws: Workspace, what: str) -> dict[str, Any]:
 
     now = np.datetime64("now", "ns")
     if what.endswith((".yaml", ".yml")) or what in catalog.names("datasets", ws):
+        if overrides:
+            raise BadInput("--set and --time are for rasters", where=what, todo="edit the entry instead")
         entry = catalog.entry(what, ws)
         if isinstance(entry, SceneEntry):
             return check_scene_entry(ws, entry, what, now)
@@ -144,7 +146,9 @@ def check_dataset(ws: Workspace, what: str) -> dict[str, Any]:
             "valid": True,
         }
     if is_scenes([what]):
-        return check_rasters(ws, what, now)
+        return check_rasters(ws, what, now, overrides or {})
+    if overrides:
+        raise BadInput("--set and --time are for rasters", where=what, todo="edit the entry instead")
     entry = infer_entry("checked", [what], cache=ws.cache)
     try:
         source = create(entry, SourceContext(ws.cache, now))

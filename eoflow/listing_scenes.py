@@ -82,12 +82,12 @@ def check_scene_entry(ws: Workspace, entry: SceneEntry, what: str, now: np.datet
     return report | _listed(source, what) | {"valid": True}
 
 
-def check_rasters(ws: Workspace, what: str, now: np.datetime64) -> dict[str, Any]:
+def check_rasters(ws: Workspace, what: str, now: np.datetime64, overrides: dict[str, Any]) -> dict[str, Any]:
     """What raster files would be ingested as: driver, scenes, values of each band, notes. Raises BadInput."""
     from eoflow.ingest.scenes.sources import open_source
     from eoflow.sources.infer_scenes import infer_scene_entry
 
-    entry = infer_scene_entry("checked", [what], now)
+    entry = infer_scene_entry("checked", [what], now, overrides)
     source = open_source(entry, ws.cache, now)
     report: dict[str, Any] = {"driver": entry.source.driver, "sensor": f"{entry.sensor} {entry.level}"}
     report |= _listed(source, what) | {"tile scheme": _tiles_said(entry), "quality": entry.quality.rule}

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import eoflow
-from eoflow import holdings, checkpoint, registry
+from eoflow import checkpoint, holdings, registry
 from eoflow.archive import Archive
 from eoflow.checkpoint import Checkpoint
 from eoflow.config import settings

@@ -235,7 +235,9 @@ def test_exit_codes_of_a_process(tmp_path):
 def test_documents_of_datasets(small, tmp_path):
     rows = small.ok("datasets", "list", "--json").document
     assert {r["name"]: r["ingested"] for r in rows}["small"] is True
-    assert set(rows[0]) == {"name", "title", "driver", "cadence", "licence", "ingested"}
+    assert set(rows[0]) == {"name", "kind", "title", "driver", "cadence", "licence", "ingested"}
+    kinds = {r["name"]: r["kind"] for r in rows}
+    assert (kinds["small"], kinds["sentinel-2-l2a"]) == ("fields", "scenes")
     shown = small.ok("datasets", "show", "small", "--json").document
     assert shown["archive"]["present"] == "700 of 700"
     assert shown["archive"]["channels"] == "z500, z850, msl"

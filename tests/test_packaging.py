@@ -95,7 +95,7 @@ import eoflow, pathlib, sys
 from eoflow import catalog, up
 print(pathlib.Path(eoflow.__file__).parent.parent)
 print(catalog.dataset("sample-atmosphere").name)
-for n in up.SCHEDULES:
+for n in sorted({n for flows in up.SCHEDULES.values() for n in flows}):
     f = up.load_flow(n)
     print(n, f.to_deployment("x").entrypoint)
 """

@@ -50,10 +50,11 @@ def scenes(root, url: str):
         write_cog(folder / "SCL.tif", scl)
         old = day == 6
         raster = {"nodata": 0, "data_type": "uint16", "scale": 0.0001, "offset": 0 if old else -0.1}
-        assets = {n: {"href": f"{url}/d{day}/{n}.tif", "type": "image/tiff", "roles": ["data"], "raster:bands": [raster]}
-                  for n in bands}  # fmt: skip
-        assets["SCL"] = {"href": f"{url}/d{day}/SCL.tif", "type": "image/tiff", "roles": ["data"]}
-        out.append(s2(f"S2A_29UNU_2023050{day}", day, assets, **{"s2:processing_baseline": "03.01" if old else "05.09"}))
+        common = {"type": "image/tiff", "roles": ["data"]}
+        assets = {n: {"href": f"{url}/d{day}/{n}.tif", "raster:bands": [raster], **common} for n in bands}
+        assets["SCL"] = {"href": f"{url}/d{day}/SCL.tif", **common}
+        baseline = {"s2:processing_baseline": "03.01" if old else "05.09"}
+        out.append(s2(f"S2A_29UNU_2023050{day}", day, assets, **baseline))
     return out
 
 

@@ -116,7 +116,7 @@ def write_cog(
     with beside(dest, overwrite) as temp:
         plain = temp.with_name(temp.name + ".plain")
         try:
-            with rasterio.Env(GDAL_CACHEMAX=GDAL_CACHE_MB, GDAL_TIFF_INTERNAL_MASK=False):
+            with rasterio.Env(GDAL_CACHEMAX=GDAL_CACHE_MB * 2**20, GDAL_TIFF_INTERNAL_MASK=False):
                 _write_plain(plain, bands, grid, read, tags or {})
                 copy(str(plain), str(temp), driver="COG", **options)
         except (RasterioError, OSError) as e:

@@ -18,10 +18,12 @@ def no_progress(done: float, total: float, text: str) -> None:
 
 @dataclass
 class IngestReport:
-    """Counts are times of fields, or scenes. new: stored for the first time (partial ones included); rewritten: replaced by other values;
-    skipped: there already; failed, absent: recorded in the ledger with the reason. period: what was asked or given.
-    snapshot: the newest state of the archive. nbytes: of the fields written. opens: the lines that open it. notes: what
-    was assumed or left out.
+    """Counts are times of fields, or scenes.
+
+    new: stored for the first time (partial ones included); rewritten: replaced by other values; skipped: there
+    already; failed, absent: recorded in the ledger with the reason. period: what was asked or given. snapshot: the
+    newest state of the archive. nbytes: of what was written. opens: the lines that open it. notes: what was assumed
+    or left out.
     """
 
     dataset: str

@@ -145,7 +145,7 @@ class ChangeStar(ImageModel):
         self.change = nn.Conv2d(depth, signature.outputs, 1)
         self.semantic = nn.Conv2d(features, classes, 1) if classes else None
         wide = convolutions + 3 * difference_blocks if self.ordered else 1
-        # The head's kernels, the bilinear enlargement, and the places' own pixels, after the encoder's radius.
+        # After the encoder's radius: the head's kernels, the enlargement, and the places' own pixels.
         self.halo = self.encoder.radius + SCALE * (wide + 2)
 
     def forward(self, images: Tensor, usable: Tensor | None = None) -> dict[str, Tensor]:

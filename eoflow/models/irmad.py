@@ -94,11 +94,11 @@ def _standard(x: Tensor) -> Tensor:
 def _kept_variance(bands: int) -> float:
     """Variance of a standard normal variate, one of `bands`, under weights that are the chi-square p-values.
 
-    E[w z^2] / E[w] = E[min(R, R')] / p for two independent R with p degrees of freedom, by Gini's mean
-    difference of the
-    gamma distribution: 1 - 2 / p * Gamma((p + 1) / 2) / (sqrt(pi) Gamma(p / 2)).
+    E[w z^2] / E[w] = E[min(R, R')] / p for two independent R with p degrees of freedom; by Gini's mean
+    difference of the gamma distribution that is 1 - 2 / p * Gamma((p + 1) / 2) / (sqrt(pi) Gamma(p / 2)).
     """
-    return 1 - 2 / bands * math.exp(math.lgamma((bands + 1) / 2) - math.lgamma(bands / 2)) / math.sqrt(math.pi)
+    ratio = math.exp(math.lgamma((bands + 1) / 2) - math.lgamma(bands / 2))
+    return 1 - 2 / bands * ratio / math.sqrt(math.pi)
 
 
 def _mad(x: Tensor, y: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:

@@ -6,7 +6,7 @@ U-blocks, each an encoder of strided convolutions, one attention of the Conv2For
 coarsest scale that gates every scale (MAM), and a decoder that goes from coarse to fine by the same gate (LIM);
 instance normalisation without weights, which is what the authors' training scripts put in the place of batch
 normalisation and what the published size is of: 3.45 M parameters and 92.34 G multiply-adds at 3 x 4 x 256 x 256
-(with a 7 x 7 head; 3.44 M and 91.94 G with a 1 x 1). Here 3.44 M and 90.3 G: the published count has the auxiliary
+(with a 7 x 7 head; 3.44 M and 91.94 G with a 1 x 1). Here 3.44 M and 90.2 G: the published count has the auxiliary
 head (0.2 G), the pooled branch at every pixel (0.8 G) and normalisations (1 G). The strided 3 x 3 convolutions are
 dense: the paper calls them depth-wise, but its figures only come out so.
 
@@ -138,9 +138,23 @@ class Gate(nn.Module):
         return self.local(local) * gate + F.interpolate(self.value(coarse), size=size)
 
 
-def _depthwise(width: int, kernel: int) -> nn.Sequential:
+class ScaledNorm(nn.Module):
+    """Normalised planes times a weight for each channel: the authors' depth-wise 1 x 1 convolution, after the norm."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.norm, self.weight = PlaneNorm(), nn.Parameter(torch.ones(width, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> same shape."""
+        return self.norm(x) * self.weight
+
+
+def _depthwise(width: int, kernel: int) -> nn.Module:
+    if kernel == 1:
+        return ScaledNorm(width)
     conv = nn.Conv2d(width, width, kernel, padding=kernel // 2, groups=width, bias=False)
-    return nn.Sequential(PlaneNorm(), conv) if kernel == 1 else nn.Sequential(conv, PlaneNorm())
+    return nn.Sequential(conv, PlaneNorm())
 
 
 class UBlock(nn.Module):
@@ -154,9 +168,7 @@ class UBlock(nn.Module):
     ) -> None:
         super().__init__()
         self.outputs = outputs
-        self.enter = nn.Sequential(
-            _depthwise(inputs, 1), nn.ReLU(), nn.Conv2d(inputs, hidden, 1, bias=False), PlaneNorm()
-        )
+        self.enter = nn.Sequential(ScaledNorm(inputs), nn.ReLU(), nn.Conv2d(inputs, hidden, 1, bias=False), PlaneNorm())
         self.encoder = nn.ModuleList(
             nn.Sequential(
                 conv_norm(hidden, hidden, 3, stride=1 if i == 0 else 2),
@@ -189,13 +201,10 @@ class UBlock(nn.Module):
 
 
 def _initialise(module: nn.Module) -> None:
-    """Normal with variance 2 / fan-out (of each group); a scale per channel starts at 1."""
+    """Normal with variance 2 / fan-out (of each group), as the authors' blocks start."""
     if isinstance(module, nn.Conv2d):
-        if module.kernel_size == (1, 1) and module.groups == module.in_channels > 1:
-            nn.init.ones_(module.weight)
-        else:
-            fan = math.prod(module.kernel_size) * module.out_channels // module.groups
-            nn.init.normal_(module.weight, 0, math.sqrt(2 / fan))
+        fan = math.prod(module.kernel_size) * module.out_channels // module.groups
+        nn.init.normal_(module.weight, 0, math.sqrt(2 / fan))
         if module.bias is not None:
             nn.init.zeros_(module.bias)
 

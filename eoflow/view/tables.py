@@ -47,8 +47,10 @@ def datasets_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     """Catalog entries: name, kind, title, driver, cadence or revisit, licence, and whether they are ingested."""
     table = Table(title="datasets", title_justify="left")
     columns = ("name", "kind", "title", "driver", "cadence", "licence")
+    least = {"title": 18, "": 8 if any(r.get("ingested") for r in rows) else None}
     for name in (*columns, ""):
-        table.add_column(name, style={"name": "bold", "licence": "dim"}.get(name, ""), overflow="fold")
+        style = {"name": "bold", "licence": "dim"}.get(name, "")
+        table.add_column(name, style=style, overflow="fold", min_width=least.get(name))
     for r in rows:
         words = [str(r.get(k) or "") for k in columns]
         table.add_row(*map(escape, words), "ingested" if r.get("ingested") else "")

@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from eoflow.sources.scene import RasterBand
     from eoflow.tiling import Grid
 
-GDAL_CACHE_MB = 64
-"""GDAL's own cache of blocks takes 5 % of the machine's memory unless told otherwise."""
 Rule = Literal["all", "any", "any-date"]
 
 
@@ -125,11 +123,8 @@ class RasterSource:
 
     def read(self, rows: slice, columns: slice) -> Array:
         """The window as stored."""
-        import rasterio
-
         part = self.grid.window(rows, columns)
-        with rasterio.Env(GDAL_CACHEMAX=GDAL_CACHE_MB):
-            found = [self.reader.read_bands(one, part, self.resampling) for one in self.series]
+        found = [self.reader.read_bands(one, part, self.resampling) for one in self.series]
         out = [np.stack([values[name] for name in self.bands]) for values in found]
         return out[0] if self.dates is None else np.stack(out)
 

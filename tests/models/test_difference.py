@@ -85,10 +85,10 @@ def test_unusable_values_do_not_matter_and_show_no_change(kind):
 
 def test_centring_takes_off_a_gain_of_the_whole_image():
     images, truth = scene()
+    plain = images.clone()
     images[:, 1] += torch.tensor([30.0, -20.0, 10.0])[:, None, None]
     assert torch.equal(ImageDifference(PAIR, centred=True)(images)["logits"][0, 0] > 0, truth)
-    flat = images - torch.tensor([30.0, -20.0, 10.0])[None, None, :, None, None] * torch.tensor([0, 1.0])[None, :, None, None, None]  # fmt: skip
-    centred = [ChangeVector(PAIR, centred=True)(x)["score"] for x in (images, flat)]
+    centred = [ChangeVector(PAIR, centred=True)(x)["score"] for x in (images, plain)]
     assert torch.allclose(*centred, atol=1e-4)
 
 

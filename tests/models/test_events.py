@@ -1,13 +1,23 @@
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from eoflow.models.events import (
-    Objects, change_mask, contours, create, edit, fade, next_contours, objects_of, remove, sequence,
-)  # fmt: skip
+    change_mask,
+    contours,
+    create,
+    edit,
+    fade,
+    next_contours,
+    objects_of,
+    remove,
+    sequence,
+)
 
 
 def town(seed=0, size=96, houses=5, kinds=(1, 2)):
@@ -112,13 +122,11 @@ def test_fade_takes_objects_of_any_size():
 
 
 def test_a_sequence_tells_its_own_story():
-    steps = sequence(
-        town(), rng(4), 6, kinds=("remove", "create", "edit"), transitions={1: (2,), 2: (1,)}, most=3
-    )
+    steps = sequence(town(), rng(4), 6, kinds=("remove", "create", "edit"), transitions={1: (2,), 2: (1,)}, most=3)
     assert len(steps) == 6
     assert steps[0].events == ()
     assert {e.kind for s in steps for e in s.events} == {"create", "remove", "edit"}
-    for last, step in zip(steps, steps[1:]):
+    for last, step in pairwise(steps):
         present = set(areas(last.objects))
         for e in step.events:
             if e.kind == "create":
@@ -164,4 +172,3 @@ def test_wrong_orders_are_refused():
         sequence(town(), rng(), 2, kinds=("edit",))
     with pytest.raises(ValueError, match="range"):
         sequence(town(), rng(), 2, fewest=3, most=2)
-    assert isinstance(town(), Objects)

@@ -103,13 +103,14 @@ def test_each_part_is_estimated_without_the_other():
 
 
 def test_the_loss_is_least_at_the_reflectivity():
-    """Its minimum over one constant R is log R = log(2 E[b^2]), the maximum-likelihood estimate of a normal variance."""
+    """Over one constant R: at log R = log(2 E[b^2]), the maximum-likelihood estimate of a normal variance."""
     images = speckle(torch.full((64, 64), 700.0), batch=4)
     log_r = torch.zeros((), requires_grad=True)
     loss = merlin_loss(log_r.expand(4, 2, 64, 64), images)
     assert float(loss.detach()) == pytest.approx(float((images**2).mean()), rel=1e-3)
     estimate = torch.log(2 * (images**2).mean())
-    grad = torch.autograd.grad(merlin_loss((x := estimate.clone().requires_grad_()).expand(4, 2, 64, 64), images), x)[0]
+    x = estimate.clone().requires_grad_()
+    (grad,) = torch.autograd.grad(merlin_loss(x.expand(4, 2, 64, 64), images), x)
     assert float(grad) == pytest.approx(0, abs=1e-5)
     assert float(estimate.exp()) == pytest.approx(700, rel=0.02)
 
@@ -176,7 +177,8 @@ def test_looks_complex_refuses_detected_images_and_says_why():
         result = looks_complex(torch.stack(pair))
         assert not result.ok
         assert "detected" in result.reason
-    for spoilt, why in ((z * torch.tensor([1.0, 3.0])[:, None, None], "variance"), (torch.stack([z[0], z[0] + z[1] / 2]), "correlated")):  # fmt: skip
+    unequal, mixed = torch.stack([z[0], 3 * z[1]]), torch.stack([z[0] + z[1] / 2, z[1] + z[0] / 2])
+    for spoilt, why in ((unequal, "variance"), (mixed, "correlated")):
         result = looks_complex(spoilt)
         assert not result.ok
         assert why in result.reason
@@ -200,7 +202,8 @@ def test_a_moved_spectrum_is_found_and_centred():
     def neighbours(parts):
         """Largest correlation of one part with the other one's next pixel, 0 for independent parts."""
         a, b = parts.numpy()
-        return max(abs(np.corrcoef(a[1:].ravel(), b[:-1].ravel())[0, 1]), abs(np.corrcoef(a[:, 1:].ravel(), b[:, :-1].ravel())[0, 1]))  # fmt: skip
+        shifted = ((a[1:], b[:-1]), (a[:, 1:], b[:, :-1]))
+        return max(abs(np.corrcoef(p.ravel(), q.ravel())[0, 1]) for p, q in shifted)
 
     assert neighbours(x) > 0.15
     assert neighbours(back) < 0.03

@@ -29,7 +29,12 @@ def test_parameters_are_the_papers(kind, millions):
 
 def _published_multiply_adds(size, bands, classes, mode):
     """Counted layer by layer from the paper's figure: kernel area x channels in x channels out x places."""
-    encoder = [[(bands, 16), (16, 16)], [(16, 32), (32, 32)], [(32, 64)] + [(64, 64)] * 2, [(64, 128)] + [(128, 128)] * 2]
+    encoder = [
+        [(bands, 16), (16, 16)],
+        [(16, 32), (32, 32)],
+        [(32, 64), (64, 64), (64, 64)],
+        [(64, 128), (128, 128), (128, 128)],
+    ]
     k = 1 if mode == "diff" else 2
     decoder = [
         [(16 + k * 16, 16), (16, classes)],

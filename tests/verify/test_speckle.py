@@ -8,8 +8,15 @@ import torch
 from eoflow.models.images import ImageSignature
 from eoflow.models.lee import Lee
 from eoflow.verify.speckle import (
-    enl, estimated_looks, local_enl, log_rmse, ratio_image, ratio_statistics, speckled, speckled_complex,
-)  # fmt: skip
+    enl,
+    estimated_looks,
+    local_enl,
+    log_rmse,
+    ratio_image,
+    ratio_statistics,
+    speckled,
+    speckled_complex,
+)
 
 
 def rng(seed=0):
@@ -122,7 +129,7 @@ def test_lee_on_simulated_speckle_with_known_truth(refined):
 
 @pytest.mark.realdata
 def test_lee_on_the_real_complex_crop(realdata):
-    """One look, correlated between neighbours, with structure: the ENL of flat blocks is near 1 and the filter raises it."""
+    """One look, correlated, with structure: the ENL of flat blocks is near 1, and the filter raises it."""
     a, b = np.load(realdata / "sar" / "merlin_slc_256x256x2.npy").astype(np.float64).transpose(2, 0, 1)
     intensity = a**2 + b**2
     looks = estimated_looks(intensity)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import shutil
 
 import numpy as np
 import pytest
@@ -168,7 +169,7 @@ def test_report_of_both_kinds_and_a_damaged_composite(workspace, cube, truth, tm
     for words in ("sentinel-2 L2A", "stored x 0.0001 - 0.1", "Newest scene: T1, 2021-05-13T10:30", "EPSG:32632",
                   f"eoflow export composite:s2:{report.id} FILE.tif", "archive snapshot"):  # fmt: skip
         assert words in html
-    (workspace.path("products", "composite", "s2", f"{report.id}.zarr") / "zarr.json").write_text("{}")
+    shutil.rmtree(workspace.path("products", "composite", "s2", f"{report.id}.zarr", "tiles"))
     damaged = build(workspace)
     assert "cannot be shown" in damaged
     assert "Newest scene: T1" in damaged

@@ -61,7 +61,7 @@ def ingest_scene_files(
         try:
             _ingest(job, entry, scenes, rewrite, _key(files, entry, rewrite, period))
         finally:
-            job.reader.close()
+            job.close()
         if not workspace.exists("catalogs", "datasets", f"{name}.yaml") or existing != entry:
             catalog.save_dataset(entry, workspace)
     return report

@@ -19,7 +19,6 @@ from eoflow.sources.radiometry import cube_band
 from eoflow.sources.scene import QUALITY, Grid, Scene
 from eoflow.times import iso
 
-HEADER_THREADS = 8
 Headers = dict[str, Scene | EoflowError]
 
 
@@ -32,8 +31,7 @@ def headers(job: SceneJob, scenes: Sequence[Scene]) -> Headers:
         except EoflowError as e:
             return e
 
-    with ThreadPoolExecutor(min(HEADER_THREADS, max(1, len(scenes)))) as pool:
-        found = list(pool.map(one, scenes))
+    found = list(job.header_threads.map(one, scenes))
     return {s.id: f for s, f in zip(scenes, found, strict=True)}
 
 

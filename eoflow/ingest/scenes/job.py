@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
 
 Array = np.ndarray[Any, Any]
 CONFLICT_TRIES = 3
+HEADER_THREADS = 4
+"""Scenes whose headers are read at the same time; a source may ask for several files of each at once."""
 
 
 class _BadScenes(Exception):
@@ -79,6 +82,15 @@ class SceneJob:
         self.steps = Steps(self.entry, SceneLedger())
         self.reader = RasterReader(self.source.readable)
         self.client = workers.client()
+        # kept from batch to batch: PROJ opens its database anew in each thread
+        self.header_threads = ThreadPoolExecutor(HEADER_THREADS, "eoflow-headers")
+        self.unit_threads = ThreadPoolExecutor(workers.threads(), "eoflow-units")
+
+    def close(self) -> None:
+        """End the threads and close their files."""
+        self.header_threads.shutdown()
+        self.unit_threads.shutdown()
+        self.reader.close()
 
     @property
     def cube(self) -> Cube:
@@ -166,11 +178,11 @@ class SceneJob:
         schema = SceneSchema.model_validate_json(str(tx.group.attrs["eoflow_schema"]))
         wanted: dict[str, set[int]] = {}
         for step in batch.steps:
-            wanted.setdefault(step.tile, set()).add(step.time)
-            if lay.path(step.tile) not in tx.group:
+            if step.tile not in wanted and lay.path(step.tile) not in tx.group:
                 blocks = blocks_of(step.scenes[0], step.grid)
                 chunk = chunk_shape(step.grid.shape, blocks, self.entry.tiles)
                 lay.add_tile(tx, step.tile, step.grid, chunk, schema)
+            wanted.setdefault(step.tile, set()).add(step.time)
         notes.slots_of_tried(self, tx, batch, wanted)
         slots: dict[tuple[str, int], int] = {}
         for tile, times in wanted.items():
@@ -203,8 +215,11 @@ class SceneJob:
         """The windows of all steps, in order."""
         out: list[Unit] = []
         pixel = self.pixel_bytes(schema)
+        groups: dict[str, Any] = {}
         for i, step in enumerate(steps):
-            group = root[lay.path(step.tile)]
+            if step.tile not in groups:
+                groups[step.tile] = root[lay.path(step.tile)]
+            group = groups[step.tile]
             chunk = tuple(int(c) for c in group.attrs["eoflow_chunk"])
             factors = tuple(int(f) for f in group.attrs["eoflow_overviews"])
             slot = slots[step.key]
@@ -233,7 +248,7 @@ class SceneJob:
         session = tx.session if tx is not None and self.client is not None else None
         take = self._collector(tx, schema, steps, slots, units, done)
         if self.client is None:
-            runners.local(units, schema, self.reader, tx, take)
+            runners.local(units, schema, self.reader, tx, take, self.unit_threads)
         else:
             runners.cluster(units, schema, self.entry, self.cache, self.now, session, self.client, take)
         for (scene, name), parts in done.samples.items():

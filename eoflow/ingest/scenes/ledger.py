@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from eoflow import chunks
 from eoflow.archive import MAIN, Archive
 from eoflow.cube_layout import TIME_UNITS, encode_times
 from eoflow.ingest.ledger import GROUP, Status
@@ -109,9 +110,9 @@ class SceneLedger:
         if GROUP not in root:
             return cls()
         g: Any = root[GROUP]
-        columns = [
-            np.asarray(g[n][:], dtype=object if k == "string" else k).tolist() for n, (k, _, _) in _COLUMNS.items()
-        ]
+        stored = chunks.read_together(chunks.open_together(g, _COLUMNS).values())
+        kinds = [kind for kind, _, _ in _COLUMNS.values()]
+        columns = [v.astype(object if k == "string" else k).tolist() for v, k in zip(stored, kinds, strict=True)]
         rows = [Row(*values) for values in zip(*columns, strict=True)]
         return cls({r.key: r for r in rows}, len(rows))
 
@@ -121,17 +122,22 @@ class SceneLedger:
         rows = list(self.rows.values())
         first = len(rows) if self._first_change is None else self._first_change
         first = min(first, self._stored) // CHUNK * CHUNK
-        for name, (kind, fill, attrs) in _COLUMNS.items():
-            if name not in g:
+        if next(iter(_COLUMNS)) not in g:
+            for name, (kind, fill, attrs) in _COLUMNS.items():
                 g.create_array(
                     name, shape=(0,), chunks=(CHUNK,), dtype=kind, fill_value=fill, dimension_names=("row",),
                     attributes=attrs,
                 )  # fmt: skip
-            if g[name].shape[0] != len(rows):
-                g[name].resize((len(rows),))
+        arrays = chunks.open_together(g, _COLUMNS)
+        size = next(iter(arrays.values())).shape[0]
+        if size < len(rows):
+            chunks.lengthen(arrays.values(), len(rows))
+        for name, (kind, _, _) in _COLUMNS.items():
+            if size > len(rows):
+                arrays[name].resize((len(rows),))
             if first < len(rows):
                 values = [getattr(r, name) for r in rows[first:]]
-                g[name][first:] = np.asarray(values, dtype=object if kind == "string" else kind)
+                arrays[name][first:] = np.asarray(values, dtype=object if kind == "string" else kind)
         self._stored, self._first_change = len(rows), None
 
     def _touch(self, key: Key) -> None:

@@ -178,8 +178,15 @@ def record(
         job.planned.pop(key, None)
     at = int(job.now.astype("datetime64[s]").astype("i8"))
     again: set[str] = set()
+    of_tile: dict[str, list[tuple[int, list[dict[str, Any]], Array]]] = {}
     for i, step in enumerate(batch.steps):
-        again |= _step(job, tx, schema, ledger, i, step, slots[step.key], done, token, at)
+        items, before = _step(job, tx, schema, ledger, i, step, slots[step.key], done, token, at)
+        of_tile.setdefault(step.tile, []).append((slots[step.key], items, done.fractions[i]))
+        again |= before
+    for tile, some in of_tile.items():
+        places = [slot for slot, _, _ in some]
+        lay.set_items(tx, tile, places, [items for _, items, _ in some])
+        lay.set_fractions(tx, tile, places, [fractions for _, _, fractions in some])
     _note_tried(job, tx, ledger, batch, at)
     ledger.write(tx)
     written = batch.scenes
@@ -197,11 +204,10 @@ def record(
 def _step(
     job: SceneJob, tx: Transaction, schema: SceneSchema, ledger: SceneLedger, i: int, step: Step, slot: int, done: Done,
     token: str, at: int,
-) -> set[str]:  # fmt: skip
-    """One time step; returns the scenes of it that were there before."""
+) -> tuple[list[dict[str, Any]], set[str]]:  # fmt: skip
+    """One time step into the ledger; returns its items, and the scenes of it that were there before."""
     pixels = step.grid.shape[0] * step.grid.shape[1]
-    stored: Any = tx.group[f"{lay.path(step.tile)}/{lay.ITEMS}"]
-    items = loads(str(stored[slot])) if step.base else []
+    items = loads(str(tx.array(f"{lay.path(step.tile)}/{lay.ITEMS}")[slot])) if step.base else []
     recipe, again = recipe_of(job, schema), set()
     for s in step.scenes:
         digest, fraction = done.digest[i, s.id] or 1, done.valid[i, s.id] / pixels
@@ -218,9 +224,7 @@ def _step(
 
         raise BadInput(f"{len(items)} scenes share one time step; {lay.MANY_ITEMS} can", where=f"tile {step.tile}",
                        todo="write  group_by: time  in the catalog entry")  # fmt: skip
-    lay.set_items(tx, step.tile, [slot], [items])
-    lay.set_fractions(tx, step.tile, slot, done.fractions[i])
-    return again
+    return items, again
 
 
 def exact(time: np.datetime64) -> str:

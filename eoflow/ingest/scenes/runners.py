@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import ThreadPoolExecutor, as_completed, wait
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +12,6 @@ import numpy as np
 
 from eoflow.bands import SceneSchema
 from eoflow.catalog_scenes import SceneEntry
-from eoflow.ingest import workers
 from eoflow.ingest.scenes.work import Outcome, Unit, run, store
 
 if TYPE_CHECKING:
@@ -25,9 +24,10 @@ Take = Callable[[Outcome, Any], None]
 
 
 def local(
-    units: Sequence[Unit], schema: SceneSchema, reader: RasterReader, tx: Transaction | None, take: Take
+    units: Sequence[Unit], schema: SceneSchema, reader: RasterReader, tx: Transaction | None, take: Take,
+    pool: ThreadPoolExecutor,
 ) -> None:  # fmt: skip
-    """Do the units in threads of this process; tx None: read and check only."""
+    """Do the units in the threads of `pool`; tx None: read and check only. Nothing goes on when this returns."""
     get, put = (None, None) if tx is None else store(tx.group, schema)
     if put is not None and get is not None:  # arrays are opened here: the threads only look them up
         warm = {u.tile: u for u in units}
@@ -42,15 +42,14 @@ def local(
         bad.update(scene for scene, _ in out.errors)
         return out
 
-    with ThreadPoolExecutor(workers.threads()) as pool:
-        futures = [pool.submit(one, u) for u in units]
-        try:
-            for f in as_completed(futures):
-                take(f.result(), None if tx is None else tx.group)
-        except BaseException:
-            for f in futures:
-                f.cancel()
-            raise
+    futures = [pool.submit(one, u) for u in units]
+    try:
+        for f in as_completed(futures):
+            take(f.result(), None if tx is None else tx.group)
+    finally:
+        for f in futures:
+            f.cancel()
+        wait(futures)
 
 
 def cluster(

@@ -50,11 +50,13 @@ def ingest_scenes(
         job = SceneJob(archive, entry, source, now, str(workspace.cache), report, progress)
         job.planned = {(s.id, t): s.time for s in choice.todo for t in plan.planned_tiles(entry, s)}
         job.total = float(len(choice.todo))
-        if choice.todo:
-            _run(job, choice)
-        elif not exists:
+        try:
+            if choice.todo:
+                _run(job, choice)
+        finally:
+            job.close()
+        if not choice.todo and not exists:
             raise Failure(f"the source of '{entry.name}' lists no scene", where=str(span), todo="give another --period")
-        job.reader.close()
     return report
 
 

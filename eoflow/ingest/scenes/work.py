@@ -252,7 +252,7 @@ def _digest(values: Array, name: str, unit: Unit) -> int:
     (cy, cx), total = unit.chunk, 0
     for y in range(0, values.shape[0], cy):
         for x in range(0, values.shape[1], cx):
-            raw = values[y : y + cy, x : x + cx].tobytes()
+            raw = np.ascontiguousarray(values[y : y + cy, x : x + cx]).reshape(-1).view("u1")
             place = f"{name}/{(unit.rows.start + y) // cy}/{(unit.columns.start + x) // cx}"
             half = len(raw) // 2
             crc = f"{place}:{value(raw[:half]):08x}{value(raw[half:]):08x}"

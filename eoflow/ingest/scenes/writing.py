@@ -126,5 +126,5 @@ def write_step(
     Overviews((height, width), above, slot).add(
         slice(0, height), slice(0, width), reduced(schema, values, factors)
     )  # fmt: skip
-    lay.set_fractions(tx, tile, slot, fractions(schema, values, (chunk[0], chunk[1])))
+    lay.set_fractions(tx, tile, [slot], [fractions(schema, values, (chunk[0], chunk[1]))])
     lay.set_items(tx, tile, [slot], [items])
