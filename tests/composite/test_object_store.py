@@ -28,8 +28,8 @@ def bucket(monkeypatch, tmp_path):
     monkeypatch.setenv("AWS_REGION", "us-east-1")
     settings.cache_clear()
     s3fs.S3FileSystem.clear_instance_cache()
-    s3fs.S3FileSystem(anon=False, client_kwargs={"endpoint_url": f"http://{host}:{port}"}).mkdir("chain")
-    yield Workspace("s3://chain/data")
+    s3fs.S3FileSystem(anon=False, client_kwargs={"endpoint_url": f"http://{host}:{port}"}).mkdir("composites")
+    yield Workspace("s3://composites/data")
     server.stop()
     settings.cache_clear()
 

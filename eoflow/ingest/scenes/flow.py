@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
 
 from eoflow.bands import SceneSchema
 from eoflow.catalog_scenes import QualityEntry, SceneEntry, TileScheme
@@ -19,6 +22,7 @@ from eoflow.sources.radiometry import cube_band
 from eoflow.sources.scene import QUALITY, Grid, Scene
 from eoflow.times import iso
 
+Array = np.ndarray[Any, Any]
 Headers = dict[str, Scene | EoflowError]
 
 
@@ -121,6 +125,7 @@ class Builder:
         self.bytes = job.pixel_bytes(cube.schema)
         self._tiles = set(cube.tiles())
         self._grids: dict[str, Grid] = {}
+        self._axes: dict[str, tuple[Cube, Array]] = {}
         job.steps = Steps(job.entry, SceneLedger.load(job.archive, branch=job.branch))
 
     def grid(self, tile: str) -> Grid | None:
@@ -147,6 +152,7 @@ class Builder:
             for tile in grids:
                 on.setdefault(tile, []).append(scene)
             gone += [(s.id, t) for t in expected if t not in grids]
+        self._axes.clear()  # the cube may have been written since
         steps = [step for tile, some in on.items() for step in self._steps(tile, some, tried, gone)]
         for some in plan.batches(steps, lambda s: s.grid.shape[0] * s.grid.shape[1] * self.bytes):
             yield Batch(some, tried, gone)
@@ -218,11 +224,12 @@ class Builder:
 
     def _stored(self, tile: str, time: int) -> dict[str, tuple[str, str]]:
         """(time, id) of the items that a step holds now, by id."""
-        cube = self.job.cube
-        if tile not in self._tiles and tile not in cube.tiles():
-            return {}
-        self._tiles.add(tile)
-        axis = encode_times(cube.times(tile))
+        if tile not in self._axes:
+            cube = self.job.cube
+            there = tile in self._tiles or tile in cube.tiles()
+            self._axes[tile] = cube, encode_times(cube.times(tile) if there else np.empty(0, "M8[us]"))
+            self._tiles |= {tile} if there else set()
+        cube, axis = self._axes[tile]
         slot = int(axis.searchsorted(time))
         if slot == axis.size or axis[slot] != time:
             return {}
