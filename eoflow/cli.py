@@ -312,8 +312,12 @@ def hoist(arguments: list[str]) -> list[str]:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line and return its exit code: 0 done, 1 failed, 2 wrong input."""
+    import os
+
     from typer.exceptions import TyperException
 
+    # read when OpenMP is loaded: threads that wait must not spin, or small networks crawl on a busy machine
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     argv = hoist(sys.argv[1:] if arguments is None else arguments)
     OPTIONS.json, OPTIONS.debug = "--json" in argv, "--debug" in argv
     if "--version" in argv:

@@ -202,6 +202,7 @@ def environment(home: Path, api: str) -> dict[str, str]:
         "PREFECT_UI_STATIC_DIRECTORY": str(home / "ui"),
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "PREFECT_CLI_PROMPT": "false",
+        "OMP_WAIT_POLICY": "PASSIVE",
         "DO_NOT_TRACK": "1",
     }
 
