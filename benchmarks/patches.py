@@ -45,8 +45,8 @@ def make(folder: Path, side: int, dates: int) -> None:
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
     from cubes import make_cube
 
+    from eoflow.catalog_patches import NormalizeRecipe, SplitRecipe
     from eoflow.prepare.scenes import PatchRecipe, prepare_patches
-    from eoflow.prepare.scenes.recipe import NormalizeRecipe, SplitRecipe
     from eoflow.workspace import Workspace
 
     rng = np.random.default_rng(0)

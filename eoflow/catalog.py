@@ -17,6 +17,7 @@ from eoflow.times import Cadence, Period, parse_duration, parse_time
 from eoflow.workspace import Workspace, check_name
 
 if TYPE_CHECKING:
+    from eoflow.catalog_images import ImageRecipe
     from eoflow.catalog_scenes import SceneEntry
 
 
@@ -178,7 +179,7 @@ class Recipe(Model):
     model: str | None = Field(
         default=None, description="name of what it trains (`--model`); the recipe's own if left out"
     )
-    task: str = "forecast"
+    task: Literal["forecast"] = "forecast"
     network: NetworkRef
     frames: int | None = Field(default=None, ge=1, description="input frames; the network's own choice if left out")
     variables: tuple[str, ...] | None = Field(default=None, description="variables to use; None: all")
@@ -299,10 +300,29 @@ def dataset(name: str, workspace: Workspace | None = None) -> DatasetEntry:
     return found
 
 
-def recipe(name: str, workspace: Workspace | None = None) -> Recipe:
-    """The recipe called `name`, or in the file `name.yaml`. Raises BadInput."""
+def recipe(name: str, workspace: Workspace | None = None) -> Recipe | ImageRecipe:
+    """The recipe called `name`, or in the file `name.yaml`: of forecasting or of images, by its `task`.
+
+    Raises BadInput.
+    """
     text, where = _text("models", name, workspace)
-    return parse(text, Recipe, where)
+    return parse_recipe(_raw(text, where), where)
+
+
+def parse_recipe(raw: dict[str, Any], where: str) -> Recipe | ImageRecipe:
+    """A mapping -> a recipe of forecasting, or of images where its `task` says so. Raises BadInput."""
+    from eoflow.catalog_images import TASKS, ImageRecipe
+
+    images = raw.get("task") in TASKS
+    return validate(raw, ImageRecipe, where) if images else validate(raw, Recipe, where)
+
+
+def field_recipe(name: str, workspace: Workspace | None = None) -> Recipe:
+    """The forecasting recipe called `name`. Raises BadInput, also for one of images."""
+    found = recipe(name, workspace)
+    if not isinstance(found, Recipe):
+        raise BadInput(f"'{found.name}' is a recipe of {found.task}, not of forecasts", todo="eoflow models list")
+    return found
 
 
 def to_yaml(obj: BaseModel) -> str:
@@ -339,7 +359,7 @@ def nested(assignments: list[str], into: dict[str, Any] | None = None) -> dict[s
     return raw
 
 
-def apply_overrides(recipe_: Recipe, assignments: list[str]) -> Recipe:
+def apply_overrides(recipe_: T, assignments: list[str]) -> T:
     """`training.epochs=3`, `network.options.width=32` -> a new recipe. Raises BadInput for unknown keys."""
     raw = nested(assignments, recipe_.model_dump(mode="json"))
-    return validate(raw, Recipe, "--set " + " ".join(assignments))
+    return validate(raw, type(recipe_), "--set " + " ".join(assignments))

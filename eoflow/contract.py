@@ -98,7 +98,7 @@ def check_model(what: str, workspace: Workspace | None = None) -> list[Result]:
     options: dict[str, Any] = {}
     frames = None
     if ":" not in what and what in catalog.names("models", workspace):
-        recipe = catalog.recipe(what, workspace)
+        recipe = catalog.field_recipe(what, workspace)
         name, options, frames = recipe.network.name, recipe.network.options, recipe.frames
     else:
         name = what

@@ -171,7 +171,7 @@ def untrained(name: str, dataset: str, schema: FieldSchema) -> Checkpoint:
     from eoflow import catalog
     from eoflow.prepare.normalize import Normalizer
 
-    rec = catalog.recipe(name)
+    rec = catalog.field_recipe(name)
     task = registry.load("tasks", rec.task)()
     count = len(schema.channels)
     import torch

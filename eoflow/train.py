@@ -75,7 +75,7 @@ def train(
 
     started = time.monotonic()
     ws = Workspace.of(workspace)
-    rec = recipe if isinstance(recipe, Recipe) else catalog.recipe(recipe, ws)
+    rec = recipe if isinstance(recipe, Recipe) else catalog.field_recipe(recipe, ws)
     rec = catalog.apply_overrides(rec, list(overrides))
     archive = Archive.load(ws, dataset)
     schema = archive.schema.select(rec.variables) if rec.variables else archive.schema

@@ -36,7 +36,7 @@ FLOORS = [
     {"__main__"},
 ]
 ONE_ROOM = {
-    "catalog_scenes": "catalog", "cube": "archive", "cube_layout": "archive", "holdings": "archive",
+    "catalog_scenes": "catalog", "catalog_patches": "catalog", "catalog_images": "catalog", "cube": "archive", "cube_layout": "archive", "holdings": "archive",
     "transaction": "archive", "commits": "archive", "cube_writer": "products", "cli_archive": "cli",
     "cli_scenes": "cli", "demo_scenes": "demo", "listing_scenes": "listing",
 }  # fmt: skip

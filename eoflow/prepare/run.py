@@ -102,7 +102,7 @@ def prepare(
     dataset, members, or too little data.
     """
     ws = Workspace.of(workspace)
-    rec = recipe if isinstance(recipe, Recipe) else catalog.recipe(recipe, ws)
+    rec = recipe if isinstance(recipe, Recipe) else catalog.field_recipe(recipe, ws)
     archive = Archive.load(ws, dataset)
     schema = archive.schema.select(rec.variables) if rec.variables else archive.schema
     if schema.members is not None:

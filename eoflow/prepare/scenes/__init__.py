@@ -13,19 +13,19 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from eoflow.catalog_patches import PatchRecipe, load_recipe
     from eoflow.prepare.scenes.augment import Augment
     from eoflow.prepare.scenes.leaks import SplitReport, check_splits
     from eoflow.prepare.scenes.loading import PatchLoader
     from eoflow.prepare.scenes.normalize import BandNormalizer
     from eoflow.prepare.scenes.patches import PatchIndex, build_index
-    from eoflow.prepare.scenes.recipe import PatchRecipe, load_recipe
     from eoflow.prepare.scenes.run import PreparedPatches, prepare_patches, splits_check
     from eoflow.prepare.scenes.trainset import Patches, PatchSet
 
 _WHERE = {
     "Augment": "augment", "BandNormalizer": "normalize", "PatchIndex": "patches", "PatchLoader": "loading",
-    "PatchRecipe": "recipe", "PatchSet": "trainset", "Patches": "trainset", "PreparedPatches": "run",
-    "SplitReport": "leaks", "build_index": "patches", "check_splits": "leaks", "load_recipe": "recipe",
+    "PatchRecipe": "eoflow.catalog_patches", "PatchSet": "trainset", "Patches": "trainset", "PreparedPatches": "run",
+    "SplitReport": "leaks", "build_index": "patches", "check_splits": "leaks", "load_recipe": "eoflow.catalog_patches",
     "prepare_patches": "run", "splits_check": "run",
 }  # fmt: skip
 
@@ -38,4 +38,5 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _WHERE:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_WHERE[name]}"), name)
+    where = _WHERE[name]
+    return getattr(import_module(where if "." in where else f"{__name__}.{where}"), name)

@@ -18,12 +18,12 @@ import numpy as np
 
 from eoflow import __version__
 from eoflow.bands import BandSpec
+from eoflow.catalog_patches import PatchRecipe
 from eoflow.prepare.build import drop_others, sync_files
 from eoflow.prepare.scenes import reading
 from eoflow.prepare.scenes.normalize import BandNormalizer
 from eoflow.prepare.scenes.patches import PatchIndex
 from eoflow.prepare.scenes.reading import CubeLike, Tile
-from eoflow.prepare.scenes.recipe import PatchRecipe
 from eoflow.prepare.scenes.shards import Shards, rows_of_shard
 from eoflow.prepare.scenes.windows import padded
 from eoflow.quality import Quality

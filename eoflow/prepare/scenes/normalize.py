@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 
 from eoflow.bands import BandSpec, SceneSchema
+from eoflow.catalog_patches import NormalizeRecipe
 from eoflow.errors import BadInput, SchemaMismatch
 from eoflow.prepare.normalize import Normalizer
-from eoflow.prepare.scenes.recipe import NormalizeRecipe
 from eoflow.prepare.scenes.statistics import BandStatistics
 
 Array = np.ndarray[Any, np.dtype[Any]]

@@ -23,10 +23,10 @@ from typing import Any
 import numpy as np
 
 from eoflow.bands import BandSpec
+from eoflow.catalog_patches import PatchRecipe
 from eoflow.errors import BadInput
 from eoflow.prepare.scenes import reading
 from eoflow.prepare.scenes.reading import CubeLike, Tile
-from eoflow.prepare.scenes.recipe import PatchRecipe
 from eoflow.prepare.scenes.select import Chosen, Fractions, choose
 from eoflow.prepare.scenes.splits import CODES, NAMES, Division, divide
 from eoflow.prepare.scenes.windows import Counter, Layout

@@ -9,12 +9,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from eoflow.catalog_patches import PatchRecipe, digest
 from eoflow.cube import Cube
 from eoflow.prepare.scenes import build, reading, statistics
 from eoflow.prepare.scenes.leaks import SplitReport, check_splits
 from eoflow.prepare.scenes.normalize import BandNormalizer, needs_statistics, transforms_of
 from eoflow.prepare.scenes.patches import FORMAT, PatchIndex, build_index
-from eoflow.prepare.scenes.recipe import PatchRecipe, digest
 from eoflow.prepare.scenes.splits import Division, divide
 from eoflow.prepare.scenes.statistics import BandStatistics
 from eoflow.prepare.scenes.stored import InArchive

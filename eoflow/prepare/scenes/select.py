@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from eoflow.prepare.scenes.recipe import PatchRecipe
+from eoflow.catalog_patches import PatchRecipe
 from eoflow.quality import Quality
 from eoflow.times import Period
 

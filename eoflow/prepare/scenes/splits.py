@@ -15,10 +15,10 @@ from typing import Any
 
 import numpy as np
 
+from eoflow.catalog_patches import PatchRecipe
 from eoflow.errors import BadInput
 from eoflow.prepare.scenes import footprints
 from eoflow.prepare.scenes.reading import Tile
-from eoflow.prepare.scenes.recipe import PatchRecipe
 from eoflow.prepare.scenes.windows import Layout
 from eoflow.prepare.splits import DEFAULT_GAP, Splits, cut
 from eoflow.times import Period, format_duration, parse_duration

@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from eoflow.bands import BandSpec
+from eoflow.catalog_patches import PatchRecipe, digest
 from eoflow.errors import BadInput
 from eoflow.prepare.moments import PARTS, Moments
 from eoflow.prepare.normalize import transform
 from eoflow.prepare.scenes import histograms, reading
 from eoflow.prepare.scenes.reading import CubeLike, Tile
-from eoflow.prepare.scenes.recipe import PatchRecipe, digest
 from eoflow.prepare.scenes.splits import Division
 from eoflow.prepare.scenes.windows import Layout
 

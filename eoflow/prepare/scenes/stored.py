@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from eoflow.bands import BandSpec
+from eoflow.catalog_patches import PatchRecipe
 from eoflow.prepare.moments import PARTS
 from eoflow.prepare.scenes import histograms
 from eoflow.prepare.scenes.reading import CubeLike, Tile
-from eoflow.prepare.scenes.recipe import PatchRecipe
 
 if TYPE_CHECKING:
     import zarr

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from eoflow.bands import SceneSchema
+from eoflow.catalog_patches import PatchRecipe
 from eoflow.errors import BadInput
 from eoflow.prepare.rows import Rows
 from eoflow.prepare.samples import epoch_order
@@ -29,7 +30,6 @@ from eoflow.prepare.scenes import resize
 from eoflow.prepare.scenes.build import FORMAT
 from eoflow.prepare.scenes.normalize import BandNormalizer
 from eoflow.prepare.scenes.patches import PatchIndex
-from eoflow.prepare.scenes.recipe import PatchRecipe
 from eoflow.quality import Quality
 
 if TYPE_CHECKING:

@@ -8,11 +8,11 @@ import torch
 from memory_cube import NIR, RED, VV, memory_cube, schema, utm
 
 from eoflow.bands import BandSpec
+from eoflow.catalog_patches import NormalizeRecipe, PatchRecipe, SplitRecipe
 from eoflow.errors import BadInput, SchemaMismatch
 from eoflow.prepare.normalize import Normalizer, inverse_transform, transform
 from eoflow.prepare.scenes import reading, statistics
 from eoflow.prepare.scenes.normalize import BandNormalizer, transforms_of
-from eoflow.prepare.scenes.recipe import NormalizeRecipe, PatchRecipe, SplitRecipe
 from eoflow.prepare.scenes.splits import divide
 
 ALL = SplitRecipe(fractions=(1, 0, 0))

@@ -5,9 +5,9 @@ import pytest
 import xarray as xr
 from memory_cube import DAY, LABEL, NIR, RED, memory_cube, utm
 
+from eoflow.catalog_patches import LabelRecipe, PatchRecipe, SplitRecipe, load_recipe
 from eoflow.errors import BadInput
 from eoflow.prepare.scenes.patches import COLUMNS, PatchIndex, build_index
-from eoflow.prepare.scenes.recipe import LabelRecipe, PatchRecipe, SplitRecipe, load_recipe
 from eoflow.quality import Quality
 
 ALL = SplitRecipe(fractions=(1, 0, 0), block=3e6)

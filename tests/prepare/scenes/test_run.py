@@ -6,10 +6,10 @@ import xarray as xr
 from cubes import make_cube
 
 from eoflow import cube_layout
+from eoflow.catalog_patches import PatchRecipe
 from eoflow.errors import BadInput
 from eoflow.prepare.scenes import build, run
 from eoflow.prepare.scenes.loading import PatchLoader
-from eoflow.prepare.scenes.recipe import PatchRecipe
 from eoflow.prepare.scenes.run import prepare_patches, splits_check
 from eoflow.prepare.scenes.trainset import PatchSet
 from eoflow.quality import Quality

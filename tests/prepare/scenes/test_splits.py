@@ -11,10 +11,10 @@ from pyproj import Transformer
 from shapely import Polygon, STRtree
 from shapely.ops import transform
 
+from eoflow.catalog_patches import PatchRecipe, SplitRecipe
 from eoflow.errors import BadInput
 from eoflow.prepare.scenes.leaks import check_splits
 from eoflow.prepare.scenes.patches import build_index
-from eoflow.prepare.scenes.recipe import PatchRecipe, SplitRecipe
 from eoflow.prepare.scenes.splits import NAMES, apportion, group_of
 from eoflow.tiling import Grid
 

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from memory_cube import NIR, RED, VV, fill, memory_cube, utm
 
 from eoflow.bands import BandSpec
+from eoflow.catalog_patches import PatchRecipe, SplitRecipe
 from eoflow.errors import BadInput
 from eoflow.prepare.scenes import histograms, reading, statistics
-from eoflow.prepare.scenes.recipe import PatchRecipe, SplitRecipe
 from eoflow.prepare.scenes.splits import CODES, divide
 from eoflow.prepare.scenes.stored import InArchive, Kept, read, write
 from eoflow.prepare.scenes.windows import Layout

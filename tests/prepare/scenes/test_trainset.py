@@ -10,13 +10,13 @@ from memory_cube import LABEL, NIR, RED, VV, memory_cube, utm
 from torch.nn.functional import interpolate
 from torch.utils.data import DataLoader
 
+from eoflow.catalog_patches import LabelRecipe, NormalizeRecipe, PatchRecipe, SplitRecipe
 from eoflow.errors import BadInput
 from eoflow.prepare.scenes import build, resize, shards
 from eoflow.prepare.scenes.augment import Augment, dihedral, shuffled_dates
 from eoflow.prepare.scenes.loading import PatchLoader
 from eoflow.prepare.scenes.normalize import BandNormalizer
 from eoflow.prepare.scenes.patches import build_index
-from eoflow.prepare.scenes.recipe import LabelRecipe, NormalizeRecipe, PatchRecipe, SplitRecipe
 from eoflow.prepare.scenes.trainset import PatchSet
 
 PLAIN = NormalizeRecipe(scheme="none")

@@ -1,0 +1,93 @@
+"""Recipes of image models: cloud removal, change detection, segmentation and despeckling.
+
+`eoflow.catalog.recipe` gives an ImageRecipe where the YAML's `task` is one of these, and a Recipe for `forecast`.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from eoflow.catalog import Model, NetworkRef
+from eoflow.catalog_patches import PatchRecipe
+
+ImageTaskName = Literal["segmentation", "change-detection", "cloud-removal", "despeckling"]
+TASKS: tuple[str, ...] = ("segmentation", "change-detection", "cloud-removal", "despeckling")
+
+
+class AugmentRef(Model):
+    """One registered change of training samples (eoflow.prepare.scenes.augment.HOOKS) and its options."""
+
+    name: str
+    options: dict[str, Any] = Field(default={})
+
+
+class LossRef(Model):
+    """The loss by name (each task lists its own) and its options."""
+
+    name: str
+    options: dict[str, Any] = Field(default={})
+
+
+class ImageTraining(Model):
+    """How an image network is trained: a fixed number of steps, one seed, averaged weights."""
+
+    steps: int = Field(default=2000, ge=1)
+    batch_size: int = Field(default=8, ge=1)
+    crop: int | None = Field(default=None, ge=8, description="random crop of each sample, pixels a side")
+    lr: float = Field(default=1e-3, gt=0)
+    weight_decay: float = Field(default=0.01, ge=0)
+    warmup: float = Field(default=0.05, ge=0, lt=1, description="fraction of the steps with rising learning rate")
+    ema: float = Field(default=0.99, ge=0, lt=1, description="decay of the averaged weights")
+    gradient_clip: float = Field(default=1.0, gt=0)
+    save_every: int = Field(default=100, ge=1, description="steps between two saved states")
+    freeze: tuple[str, ...] = Field(default=(), description="parameters whose names begin so keep their values")
+    seed: int = 0
+
+
+class ImageGate(Model):
+    """What a checkpoint must beat on the validation split: None, the task's best trivial baseline."""
+
+    baseline: str | None = None
+    metric: str | None = None
+
+
+class ImageRecipe(Model):
+    """Task, network, inputs, augmentation, loss, training, gate: everything that makes a checkpoint, but the data.
+
+    patches.bands are names or common names of bands, in order: what the network takes. `classes` names the classes of
+    the labels in the order of patches.labels.classes (segmentation and change).
+    """
+
+    name: str
+    title: str
+    model: str | None = Field(default=None, description="name of what it trains (`--model`); the recipe's if left out")
+    task: ImageTaskName
+    network: NetworkRef
+    patches: PatchRecipe
+    classes: tuple[str, ...] = ()
+    augment: tuple[AugmentRef, ...] = (AugmentRef(name="dihedral"),)
+    loss: LossRef | None = Field(default=None, description="the task's own if left out")
+    training: ImageTraining = ImageTraining()
+    threshold: float = Field(default=0.5, gt=0, lt=1, description="probability from which a pixel has class 1")
+    baselines: tuple[str, ...] = Field(default=(), description="models beside it in every scorecard; the task's own")
+    gate: ImageGate = ImageGate()
+    notes: str | None = None
+
+    @model_validator(mode="after")
+    def _fits(self) -> ImageRecipe:
+        if self.patches.bands is None:
+            raise ValueError("patches.bands names the bands that the network takes, in order")
+        if self.task in ("segmentation", "change-detection") and self.patches.labels is None:
+            raise ValueError(f"the task {self.task} needs patches.labels")
+        if self.task == "cloud-removal" and not self.patches.targets:
+            raise ValueError("the task cloud-removal needs patches.targets")
+        if self.classes and self.patches.labels and len(self.classes) != len(self.patches.labels.classes):
+            raise ValueError("`classes` names each of patches.labels.classes")
+        return self
+
+    @property
+    def trained_name(self) -> str:
+        """What `--model` takes, and the folder of its checkpoints."""
+        return self.model or self.name
