@@ -36,9 +36,11 @@ FLOORS = [
     {"__main__"},
 ]
 ONE_ROOM = {
-    "catalog_scenes": "catalog", "catalog_patches": "catalog", "catalog_images": "catalog", "cube": "archive", "cube_layout": "archive", "holdings": "archive",
-    "transaction": "archive", "commits": "archive", "cube_writer": "products", "cli_archive": "cli",
-    "cli_scenes": "cli", "demo_scenes": "demo", "listing_scenes": "listing",
+    "catalog_scenes": "catalog", "catalog_patches": "catalog", "catalog_images": "catalog", "cube": "archive",
+    "cube_layout": "archive", "holdings": "archive", "transaction": "archive", "commits": "archive",
+    "cube_writer": "products", "checkpoint_images": "checkpoint", "fitting_images": "fitting",
+    "train_images": "train", "predict_images": "predict", "contract_images": "contract", "cli_archive": "cli",
+    "cli_scenes": "cli", "cli_tasks": "cli", "demo_scenes": "demo", "listing_scenes": "listing",
 }  # fmt: skip
 FLOOR = {room: i for i, rooms in enumerate(FLOORS) for room in rooms}
 
