@@ -10,7 +10,7 @@ import sys
 import time
 from statistics import median
 
-NAMES = ("help", "ingest", "loading", "rollout", "scoring", "scenes", "patches", "windows")
+NAMES = ("help", "ingest", "loading", "rollout", "scoring", "scenes", "patches", "windows", "networks")
 
 
 def startup(repeat: int = 7) -> None:

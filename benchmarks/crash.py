@@ -8,17 +8,17 @@ those of an undisturbed run. Not part of `make bench`: it proves, it does not me
 
 from __future__ import annotations
 
-import argparse
 import random
 import shutil
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from benchmarks import commandline
 
 NET = "['network.options.width=16', 'network.options.layers=1', 'network.options.blocks=1', 'training.epochs=25']"
 WORK = {
@@ -115,19 +115,18 @@ def drill(kills: int, seed: int, folder: Path) -> dict[str, int]:
     return hit
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kills", type=int, default=20)
-    parser.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args()
-    folder = Path(tempfile.mkdtemp())
-    try:
-        hit = drill(args.kills, args.seed, folder)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+def said(kills: int, seed: int, folder: Path) -> str:
+    """The drill, and its outcome in words."""
+    hit = drill(kills, seed, folder)
     each = ", ".join(f"{k} {v}" for k, v in hit.items())
-    print(f"{sum(hit.values())} kills hit ({each}); nothing lost, nothing doubled:")
-    print("arrays, weights and forecasts equal those of an undisturbed run")
+    return (
+        f"{sum(hit.values())} kills hit ({each}); nothing lost, nothing doubled:\n"
+        "arrays, weights and forecasts equal those of an undisturbed run"
+    )
+
+
+def main() -> None:
+    commandline.drill(__doc__, said, kills=20)
 
 
 if __name__ == "__main__":

@@ -9,17 +9,17 @@ Not part of `make bench`: it proves, it does not measure.
 
 from __future__ import annotations
 
-import argparse
 import random
 import shutil
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from benchmarks import commandline
 
 NAME, NOW, PERIOD = "sample-scenes", "2020-03-01", "2020-01-01/2020-01-31"
 
@@ -100,17 +100,14 @@ def drill(kills: int, seed: int, folder: Path) -> int:
     return hit
 
 
+def said(kills: int, seed: int, folder: Path) -> str:
+    """The drill, and its outcome in words."""
+    hit = drill(kills, seed, folder)
+    return f"{hit} kills hit; whole scenes only at every moment, and in the end the cube of an undisturbed run"
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kills", type=int, default=10)
-    parser.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args()
-    folder = Path(tempfile.mkdtemp())
-    try:
-        hit = drill(args.kills, args.seed, folder)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-    print(f"{hit} kills hit; whole scenes only at every moment, and in the end the cube of an undisturbed run")
+    commandline.drill(__doc__, said, kills=10)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ reading the source alone.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import subprocess
@@ -25,6 +24,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks import commandline
 from benchmarks.scoring import peak_mb
 
 CONTESTANTS = ("eoflow", "to-zarr", "to-zarr-raw")
@@ -178,20 +178,8 @@ def _compare(folder: Path) -> None:
                 raise RuntimeError(f"the archive differs from its source in {v}")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="a tenth of the work")
-    parser.add_argument("--repeat", type=int, default=1)
-    parser.add_argument("--json", action="store_true")
-    parser.add_argument("--child", nargs=3, metavar=("CONTESTANT", "SOURCE", "TARGET"), help=argparse.SUPPRESS)
-    args = parser.parse_args()
-    if args.child:
-        child(args.child[0], Path(args.child[1]), Path(args.child[2]))
-        return
-    out = run(args.quick, args.repeat)
-    if args.json:
-        print(json.dumps(out))
-        return
+def show(out: dict[str, Any]) -> None:
+    """Print the result for people."""
     print(f"ingest of {out['gigabytes']:.2f} GB of float32 fields ({LEVELS + 1} x {ROWS} x {COLUMNS} a step)")
     for name, r in out["runs"].items():
         rate = out["gigabytes"] * 1000 / r["seconds"]
@@ -204,6 +192,10 @@ def main() -> None:
         f"  limits: writing as many raw bytes with fsync {out['disk_write_seconds']:.1f} s, "
         f"reading the source {out['read_seconds']:.1f} s"
     )
+
+
+def main() -> None:
+    commandline.benchmark(__doc__, run, show, child, ("SOURCE", "TARGET"))
 
 
 if __name__ == "__main__":

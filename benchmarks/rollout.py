@@ -8,8 +8,6 @@ beside it is the machine's matrix product rate (GEMM, float32) and the multiply-
 
 from __future__ import annotations
 
-import argparse
-import json
 import tempfile
 import time
 from statistics import median
@@ -17,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks import commandline
 from benchmarks.scoring import peak_mb
 
 STEPS = 40
@@ -92,16 +91,8 @@ def _forget(ws: Any) -> None:
     shutil.rmtree(ws.path("products"), ignore_errors=True)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="a quarter of the work")
-    parser.add_argument("--repeat", type=int, default=3)
-    parser.add_argument("--json", action="store_true")
-    args = parser.parse_args()
-    out = run(args.quick, args.repeat)
-    if args.json:
-        print(json.dumps(out))
-        return
+def show(out: dict[str, Any]) -> None:
+    """Print the result for people."""
     print(f"{out['inits']} forecasts of {STEPS} steps, network of {out['parameters']:,} parameters")
     print(f"  eoflow forecast  {out['seconds']:6.2f} s   peak {out['peak_mb']:.0f} MB")
     print(f"  bare network     {out['bare_seconds']:6.2f} s")
@@ -110,6 +101,10 @@ def main() -> None:
         f"  limit: GEMM {out['gemm_gflops']:.0f} GFLOP/s would need {out['gemm_limit_seconds']:.2f} s "
         "for the same multiply-adds"
     )
+
+
+def main() -> None:
+    commandline.benchmark(__doc__, run, show, repeat=3, quick="a quarter")
 
 
 if __name__ == "__main__":

@@ -15,7 +15,6 @@ process of its own, after a tiny one that is not counted.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import subprocess
@@ -25,10 +24,11 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, Literal, cast
 
 import numpy as np
 
+from benchmarks import commandline
 from benchmarks.scoring import peak_mb
 
 PEERS = ("odc-stac", "rioxarray")
@@ -105,7 +105,7 @@ def entry_for(folder: Path, bands: tuple[str, ...] = BANDS) -> Path:
     lines = [
         "kind: scenes", "name: bench", "title: benchmark", "sensor: sentinel-2", "level: L2A",
         f"source: {{driver: stac, args: {{items: {folder / 'items.json'}}}}}",
-        "schedule: {start: 2022-01-01, end: 2023-12-31}", f"tiles: {{scheme: footprint, chunk: {BLOCK}}}", "bands:",
+        "schedule: {start: 2022-01-01, end: 2023-12-31}", "tiles: {scheme: footprint}", "bands:",
         *[f"  {b}: {{units: '1', scale: 0.0001, offset: -0.1, nodata: 0, dtype: uint16}}" for b in bands],
     ]  # fmt: skip
     path = folder / "bench.yaml"
@@ -139,19 +139,19 @@ def _odc(source: Path, bands: tuple[str, ...]) -> Any:
         for a in item.assets.values():
             a.href = str(source / a.href)
         items.append(item)
-    chunks = {"time": 1, "x": SIZE, "y": SIZE}
+    chunks: dict[str, int | Literal["auto"]] = {"time": 1, "x": SIZE, "y": SIZE}
     ds = odc.stac.load(items, bands=list(bands), crs=CRS, resolution=10, chunks=chunks, anchor="edge")
     return ds.drop_attrs()
 
 
 def _rio(source: Path, bands: tuple[str, ...]) -> Any:
-    import rioxarray
     import xarray as xr
+    from rioxarray import open_rasterio
 
     per_scene = []
     for feature in json.loads((source / "items.json").read_text())["features"]:
         fields = {
-            b: rioxarray.open_rasterio(source / feature["assets"][b]["href"], chunks={"x": SIZE, "y": SIZE})
+            b: cast("xr.DataArray", open_rasterio(source / feature["assets"][b]["href"], chunks={"x": SIZE, "y": SIZE}))
             .isel(band=0, drop=True).drop_attrs().drop_encoding()
             for b in bands
         }  # fmt: skip
@@ -244,20 +244,8 @@ def _compare(folder: Path) -> None:
                     raise RuntimeError(f"the cube differs from its source in {band}")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="a tenth of the work")
-    parser.add_argument("--repeat", type=int, default=1)
-    parser.add_argument("--json", action="store_true")
-    parser.add_argument("--child", nargs=3, metavar=("CONTESTANT", "SOURCE", "TARGET"), help=argparse.SUPPRESS)
-    args = parser.parse_args()
-    if args.child:
-        child(args.child[0], Path(args.child[1]), Path(args.child[2]))
-        return
-    out = run(args.quick, args.repeat)
-    if args.json:
-        print(json.dumps(out))
-        return
+def show(out: dict[str, Any]) -> None:
+    """Print the result for people."""
     print(f"ingest of {out['cogs']} COGs, {out['megabytes']:.0f} MB of pixels")
     for name, r in out["runs"].items():
         rate = out["megabytes"] / r["seconds"]
@@ -266,6 +254,10 @@ def main() -> None:
     print(f"  ratio to the faster of the two: {out['ratio']:.2f} x as they are (goal {out['goal']:g} x), "
           f"{out['ratio_lz4']:.2f} x with eoflow's codec")  # fmt: skip
     print(f"  share of plain rasterio decode: {out['share_of_decode']:.0%} (goal {out['decode_goal']:.0%})")
+
+
+def main() -> None:
+    commandline.benchmark(__doc__, run, show, child, ("SOURCE", "TARGET"))
 
 
 if __name__ == "__main__":

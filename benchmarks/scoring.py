@@ -10,7 +10,6 @@ lines on dask arrays in one compute call with two layouts of chunks, the better 
 
 from __future__ import annotations
 
-import argparse
 import importlib
 import json
 import subprocess
@@ -23,6 +22,8 @@ from statistics import median
 from typing import Any
 
 import numpy as np
+
+from benchmarks import commandline
 
 CONTESTANTS = ("eoflow", "plain", "plain-dask", "plain-dask-big")
 VARIABLES = {"z": (50000.0, 800.0), "t": (270.0, 5.0), "msl": (101325.0, 900.0)}
@@ -179,20 +180,8 @@ def run(quick: bool = False, repeat: int = 3) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="a tenth of the work")
-    parser.add_argument("--repeat", type=int, default=3)
-    parser.add_argument("--json", action="store_true")
-    parser.add_argument("--child", nargs=2, metavar=("CONTESTANT", "FOLDER"), help=argparse.SUPPRESS)
-    args = parser.parse_args()
-    if args.child:
-        child(args.child[0], Path(args.child[1]))
-        return
-    out = run(args.quick, args.repeat)
-    if args.json:
-        print(json.dumps(out))
-        return
+def show(out: dict[str, Any]) -> None:
+    """Print the result for people."""
     size = f"{out['cube_gb']:.2f} GB of forecasts on 32 x 64"
     print(f"scoring {out['cases']} cases x {out['variables']} variables ({size})")
     for name, r in out["runs"].items():
@@ -203,6 +192,10 @@ def main() -> None:
         f"  limits: reading the cube alone {out['read_seconds']:.2f} s ({out['share_of_read_limit']:.0%} of it reached)"
     )
     print(f"          memory copy {out['memcpy_gb_s']:.1f} GB/s ({out['share_of_memory_limit']:.1%})")
+
+
+def main() -> None:
+    commandline.benchmark(__doc__, run, show, child, ("FOLDER",), repeat=3)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,8 @@
 
 The verbs of the command line are functions here: `eoflow.ingest(...)`, `eoflow.prepare(...)`,
 `eoflow.train(...)`, `eoflow.forecast(lead="10d")`, `eoflow.verify(...)`, `eoflow.open("forecast")`,
-`eoflow.composite(...)`, `eoflow.export(...)`, `eoflow.why(...)`.
+`eoflow.composite(...)`, `eoflow.export(...)`, `eoflow.why(...)`, `eoflow.flood(...)`, `eoflow.change(...)`,
+`eoflow.clouds(...)`.
 """
 
 from __future__ import annotations
@@ -14,6 +15,9 @@ __version__ = "0.1.0"
 _LAZY = {
     "open": ("eoflow.products", "open_product"),
     "forecast": ("eoflow.predict", "forecast"),
+    "flood": ("eoflow.predict_images.verbs", "flood"),
+    "change": ("eoflow.predict_images.verbs", "change"),
+    "clouds": ("eoflow.predict_images.verbs", "clouds"),
     "gaps": ("eoflow.ingest.run", "gaps"),
     "backfill": ("eoflow.ingest.run", "backfill"),
     "history": ("eoflow.ingest.run", "history"),
@@ -24,6 +28,9 @@ _ROOMS = ("ingest", "prepare", "train", "verify", "demo", "composite", "export",
 
 if TYPE_CHECKING:
     from eoflow.predict import forecast as forecast
+    from eoflow.predict_images.verbs import change as change
+    from eoflow.predict_images.verbs import clouds as clouds
+    from eoflow.predict_images.verbs import flood as flood
     from eoflow.products import open_product as open  # noqa: F401
     from eoflow.workspace import Workspace as Workspace
 

@@ -22,10 +22,15 @@ Scheme = Literal["zscore", "percentile", "constants", "db", "none"]
 
 
 class LabelRecipe(Model):
-    """A band of the cube that holds classes. Values outside `classes` (and its nodata) are IGNORE."""
+    """A band of the cube that holds classes. Values outside `classes` (and its nodata) are IGNORE.
+
+    ground: another band, whose values are the class of the ground on each date, for networks that also learn those: a
+    layer a date, behind the labels. Training on files (chips) goes without it.
+    """
 
     band: str
     classes: tuple[int, ...] = Field(default=(0, 1), min_length=2)
+    ground: str | None = None
 
     @field_validator("classes")
     @classmethod
@@ -171,7 +176,8 @@ class PatchRecipe(Model):
     def inputs(self, names: tuple[str, ...]) -> tuple[str, ...]:
         """The input bands of a cube with bands `names`. Raises BadInput for one it does not have."""
         label = self.labels.band if self.labels else None
-        wanted = self.bands if self.bands is not None else tuple(n for n in names if n != label)
+        ground = self.labels.ground if self.labels else None
+        wanted = self.bands if self.bands is not None else tuple(n for n in names if n not in (label, ground))
         for name in (*wanted, *self.targets, *([label] if label else [])):
             if name not in names:
                 raise BadInput(f"the cube has no band '{name}'{nearest(name, list(names))}",

@@ -47,6 +47,9 @@ class QualityEntry(Model):
     source_name: str | None = None
     index: int | None = Field(default=None, ge=1)
     threshold: float | None = Field(default=None, description="cloud_probability: cloud from here on")
+    saturation: str | None = Field(
+        default=None, description="qa_pixel: asset key or file-name part of QA_RADSAT, of the scenes that have it"
+    )
 
     @model_validator(mode="after")
     def _complete(self) -> QualityEntry:
@@ -61,17 +64,35 @@ class TileScheme(Model):
     """How the ground is cut into groups.
 
     footprint: every tile of the provider (MGRS tile, WRS path/row, chip) is a group with its own pixel grid, nothing
-    is resampled. grid: a regular grid of `shape` pixels of `resolution`, anchored at the CRS origin, in `crs`
-    ("utm": the zone of the scene; or "EPSG:n"); a scene goes into each cell that it touches.
+    is resampled. The grid holds all scenes of the tile that are known when it begins; it never changes, so what a later
+    scene has beyond it is left out, and said. grid: a regular grid of `shape` pixels of `resolution`, anchored at the
+    CRS origin, in `crs` ("utm": the zone of the scene; or "EPSG:n"); a scene goes into each cell that it touches.
     """
 
     scheme: Literal["footprint", "grid"] = "footprint"
     crs: str = "utm"
     resolution: float | None = Field(default=None, gt=0, description="of the CRS; needed by `grid`")
     shape: int = Field(default=4096, ge=64, description="pixels of a grid cell, each side")
-    chunk: int = Field(default=512, ge=64, description="pixels of a chunk, each side (at most)")
+    chunk: int = Field(
+        default=1024, ge=64,
+        description="pixels of a chunk, each side: at most so many, but a tile up to a quarter larger is one chunk",
+    )  # fmt: skip
     resampling: Literal["nearest", "bilinear", "cubic", "average"] = "nearest"
-    overviews: tuple[int, ...] = Field(default=(4, 16), description="factors of the coarser copies of each tile")
+    margin: float | None = Field(
+        default=None, ge=0, le=1,
+        description="footprint: room around the first scenes of a tile, as a share of their height and width, for later"
+        " ones that lie a little off; default 0.03 where the first ones differ among themselves, else 0",
+    )  # fmt: skip
+    overviews: tuple[int, ...] | None = Field(
+        default=None,
+        description="factors of the coarser copies of each tile; default 4 and 16, as far as one of 512 pixels a side",
+    )  # fmt: skip
+
+    def agrees(self, begun: TileScheme) -> bool:
+        """Whether this scheme may go on with a cube that was begun with another: the layout of tiles that are yet to
+        begin is the cube's own, unless this one says otherwise."""
+        unsaid = {k: getattr(begun, k) for k in LAYOUT if k not in self.model_fields_set}
+        return self.model_copy(update=unsaid) == begun
 
     @field_validator("crs")
     @classmethod
@@ -157,4 +178,6 @@ class SceneEntry(Model):
         return v
 
 
-RESERVED = ("quality", "scene", "time", "x", "y", "spatial_ref", "provenance", "overviews", "items")
+LAYOUT = ("chunk", "overviews", "margin")
+"""Keys of a tile scheme that say how a new tile is laid out, and change no value."""
+RESERVED = ("quality", "saturation", "scene", "time", "x", "y", "spatial_ref", "provenance", "overviews", "items")

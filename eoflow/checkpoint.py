@@ -15,9 +15,10 @@ import hashlib
 import json
 import shutil
 import tempfile
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from eoflow import catalog, registry
 from eoflow.catalog import Recipe, validate
@@ -73,13 +74,8 @@ class Checkpoint:
     @property
     def hash(self) -> str:
         """16 hex digits over weights, recipe, schema and normaliser: the identity that a product records."""
-        digest = hashlib.sha256()
-        for key, value in sorted(self.tensors().items()):
-            digest.update(key.encode())
-            digest.update((value.float() if value.is_floating_point() else value).numpy().tobytes())
-        for text in (self.recipe.model_dump_json(exclude_defaults=True), self.schema.hash, self.normalizer.hash):
-            digest.update(text.encode())
-        return digest.hexdigest()[:16]
+        texts = (self.recipe.model_dump_json(exclude_defaults=True), self.schema.hash, self.normalizer.hash)
+        return content_hash(self.tensors(), texts)
 
     def config(self) -> dict[str, Any]:
         """The JSON document of config.json."""
@@ -101,61 +97,33 @@ class Checkpoint:
 
         Raises BadInput if `folder` exists and is not a checkpoint.
         """
-        from safetensors.torch import save_file
-
-        target = Path(folder)
-        if target.exists() and any(target.iterdir()) and not (target / "config.json").exists():
-            raise BadInput(f"{target} is not empty and holds no checkpoint", todo="give another folder")
-        target.parent.mkdir(parents=True, exist_ok=True)
-        temp = Path(tempfile.mkdtemp(dir=target.parent, prefix=".tmp-"))
-        try:
-            if half:
-                self.model.half().float()  # what is saved is what is used: round first, then hash
-                self.static = self.static.half().float()
-                if self.calibration is not None:
-                    self.calibration.half().float()
-            tensors = self.tensors()
-            stored = {k: v.half() if half and v.is_floating_point() else v for k, v in tensors.items()}
-            save_file(stored, temp / "model.safetensors", metadata={"format": "pt"})
-            (temp / "config.json").write_text(json.dumps(self.config(), indent=1), encoding="utf-8")
-            (temp / "card.md").write_text(self.card, encoding="utf-8")
-            (temp / "scores.json").write_text(json.dumps(self.scores, indent=0), encoding="utf-8")
-            temp.chmod(0o755)
-            if target.exists():
-                shutil.rmtree(target)
-            temp.rename(target)
-        except BaseException:
-            shutil.rmtree(temp, ignore_errors=True)
-            raise
+        if half:
+            self.model.half().float()  # what is saved is what is used: round first, then hash
+            self.static = self.static.half().float()
+            if self.calibration is not None:
+                self.calibration.half().float()
+        target = write_folder(folder, self.tensors(), self.config, self.card, self.scores, half)
         self.location = str(target)
         return target
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> Checkpoint:
         """Read a folder written by `save_pretrained`. Raises BadInput for a damaged or foreign folder."""
-        import torch
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-
         from eoflow.models.base import Signature
         from eoflow.prepare.normalize import Normalizer
 
         folder = Path(folder)
-        config = read_config(folder)
-        try:
-            tensors = load_file(folder / "model.safetensors")
-        except (OSError, SafetensorError) as e:
-            raise BadInput("the weights cannot be read", where=str(folder / "model.safetensors"), todo=str(e)) from None
-        tensors = {k: v.float() if v.dtype == torch.float16 else v for k, v in tensors.items()}
+        config = read_config(folder, "forecast")
+        tensors = read_tensors(folder)
         recipe = validate(config["recipe"], Recipe, str(folder / "config.json"))
         signature = Signature.from_dict(config["signature"])
         model = build(recipe, signature)
         leads = config["calibration_leads"]
         calibration = None if leads is None else new_calibration(signature, leads)
         try:
-            model.load_state_dict(_part(tensors, "model."))
+            model.load_state_dict(part(tensors, "model."))
             if calibration is not None:
-                calibration.load_state_dict(_part(tensors, "calibration."))
+                calibration.load_state_dict(part(tensors, "calibration."))
         except RuntimeError as e:
             raise BadInput("weights and network do not fit each other", where=str(folder), todo=str(e)) from None
         checkpoint = cls(
@@ -172,11 +140,7 @@ class Checkpoint:
             scores=json.loads((folder / "scores.json").read_text(encoding="utf-8")),
             location=str(folder),
         )
-        if checkpoint.hash != config["hash"]:
-            raise BadInput(
-                f"the checkpoint says it is {config['hash']} but its content is {checkpoint.hash}", where=str(folder),
-                todo="it was changed after it was written: train again or restore the folder",
-            )  # fmt: skip
+        require_hash(checkpoint.hash, config, folder)
         return checkpoint
 
 
@@ -202,12 +166,85 @@ def new_calibration(signature: Signature, leads: int) -> LeadDamping:
     return LeadDamping(HarmonicClimatology(shape, signature.step_hours), leads, signature.channels)
 
 
-def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+def part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The tensors whose names begin so, by the rest of their names."""
     return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
 
 
-def read_config(folder: Path) -> dict[str, Any]:
-    """config.json of a checkpoint folder. Raises BadInput where there is none or it is of another format."""
+def content_hash(tensors: dict[str, Tensor], texts: Iterable[str]) -> str:
+    """16 hex digits over named tensors and texts."""
+    digest = hashlib.sha256()
+    for key, value in sorted(tensors.items()):
+        digest.update(key.encode())
+        digest.update((value.float() if value.is_floating_point() else value).numpy().tobytes())
+    for text in texts:
+        digest.update(text.encode())
+    return digest.hexdigest()[:16]
+
+
+def require_hash(content: str, config: dict[str, Any], folder: Path) -> None:
+    """Raise BadInput where a folder was changed after it was written."""
+    if content != config["hash"]:
+        raise BadInput(
+            f"the checkpoint says it is {config['hash']} but its content is {content}", where=str(folder),
+            todo="it was changed after it was written: train again or restore the folder",
+        )  # fmt: skip
+
+
+def write_folder(
+    folder: str | Path, tensors: dict[str, Tensor], config: Callable[[], dict[str, Any]], card: str,
+    scores: list[dict[str, Any]], half: bool,
+) -> Path:  # fmt: skip
+    """Write a checkpoint folder beside, then rename it into place. `half` stores floating tensors as float16.
+
+    Raises BadInput if `folder` exists and is not a checkpoint.
+    """
+    from safetensors.torch import save_file
+
+    target = Path(folder)
+    if target.exists() and any(target.iterdir()) and not (target / "config.json").exists():
+        raise BadInput(f"{target} is not empty and holds no checkpoint", todo="give another folder")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temp = Path(tempfile.mkdtemp(dir=target.parent, prefix=".tmp-"))
+    try:
+        stored = {k: v.half() if half and v.is_floating_point() else v for k, v in tensors.items()}
+        save_file(stored, temp / "model.safetensors", metadata={"format": "pt"})
+        (temp / "config.json").write_text(json.dumps(config(), indent=1), encoding="utf-8")
+        (temp / "card.md").write_text(card, encoding="utf-8")
+        (temp / "scores.json").write_text(json.dumps(scores, indent=0), encoding="utf-8")
+        temp.chmod(0o755)
+        if target.exists():
+            shutil.rmtree(target)
+        temp.rename(target)
+    except BaseException:
+        shutil.rmtree(temp, ignore_errors=True)
+        raise
+    return target
+
+
+def read_tensors(folder: Path) -> dict[str, Tensor]:
+    """The weights of a checkpoint folder, float16 as float32. Raises BadInput for a damaged file."""
+    import torch
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        tensors = load_file(folder / "model.safetensors")
+    except (OSError, SafetensorError) as e:
+        raise BadInput("the weights cannot be read", where=str(folder / "model.safetensors"), todo=str(e)) from None
+    return {k: v.float() if v.dtype == torch.float16 else v for k, v in tensors.items()}
+
+
+def kind_of(config: dict[str, Any]) -> str:
+    """`forecast` or `images`, from a config.json."""
+    return str(config.get("kind", "forecast"))
+
+
+def read_config(folder: Path, kind: str | None = None) -> dict[str, Any]:
+    """config.json of a checkpoint folder.
+
+    Raises BadInput where there is none, it is of another format, or not of the `kind` that is asked for.
+    """
     try:
         config: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, json.JSONDecodeError) as e:
@@ -215,6 +252,9 @@ def read_config(folder: Path) -> dict[str, Any]:
         raise BadInput(f"this is not a checkpoint folder ({type(e).__name__})", where=str(folder), todo=todo) from None
     if config.get("format") != FORMAT:
         raise BadInput(f"checkpoint format {config.get('format')}, this eoflow reads {FORMAT}", where=str(folder))
+    if kind not in (None, kind_of(config)):
+        task = config.get("recipe", {}).get("task", "forecast")
+        raise BadInput(f"this is a checkpoint of the task {task}", where=str(folder), todo="eoflow models list")
     return config
 
 
@@ -226,7 +266,25 @@ def trained_name(config: dict[str, Any]) -> str:
 # -- in a workspace ----------------------------------------------------------------------------------------------
 
 
-def store(checkpoint: Checkpoint, workspace: Workspace, dataset: str) -> Path:
+class Storable(Protocol):
+    """What `store` keeps: a checkpoint of any kind."""
+
+    @property
+    def name(self) -> str:
+        """What `--model` takes."""
+        ...
+
+    @property
+    def hash(self) -> str:
+        """Identity of the content."""
+        ...
+
+    def save_pretrained(self, folder: str | Path) -> Path:
+        """Write the folder."""
+        ...
+
+
+def store(checkpoint: Storable, workspace: Workspace, dataset: str) -> Path:
     """Save as a version under `checkpoints/DATASET/RECIPE/` and make it the current one; returns the (local) folder."""
     parts = ("checkpoints", dataset, checkpoint.name)
     folder = checkpoint.save_pretrained(_folder(workspace, *parts, checkpoint.hash))
@@ -260,8 +318,11 @@ def current(workspace: Workspace, dataset: str, name: str) -> Path | None:
     return folder
 
 
-def available(workspace: Workspace, name: str | None = None) -> list[Path]:
-    """Current checkpoint folders of the workspace, then those shipped with eoflow; of one recipe if `name` is given."""
+def available(workspace: Workspace, name: str | None = None, kind: str | None = None) -> list[Path]:
+    """Current checkpoint folders of the workspace, then those shipped with eoflow.
+
+    name: of one recipe only. kind: `forecast` or `images` only.
+    """
     found = []
     for dataset in workspace.names("checkpoints"):
         for recipe in workspace.names("checkpoints", dataset):
@@ -269,7 +330,8 @@ def available(workspace: Workspace, name: str | None = None) -> list[Path]:
             if folder:
                 found.append(folder)
     found += [p.parent for p in sorted(SHIPPED.glob("*/config.json"))]
-    return [p for p in found if name in (None, trained_name(read_config(p)))]
+    configs = [(p, read_config(p)) for p in found]
+    return [p for p, c in configs if name in (None, trained_name(c)) and kind in (None, kind_of(c))]
 
 
 def resolve(workspace: Workspace, dataset: str, model: str, schema: FieldSchema) -> Path:
@@ -284,7 +346,7 @@ def resolve(workspace: Workspace, dataset: str, model: str, schema: FieldSchema)
     if own is not None:
         return own
     unfitting = None
-    for folder in available(workspace, model):
+    for folder in available(workspace, model, "forecast"):
         theirs = FieldSchema.model_validate(read_config(folder)["schema"])
         if not schema.select(
             v.name for v in theirs.variables if v.name in {w.name for w in schema.variables}

@@ -9,7 +9,9 @@ import typer
 
 from eoflow import __version__
 from eoflow.cli_archive import PeriodOption, archive, datasets
+from eoflow.cli_models import DatasetOption, models, training
 from eoflow.cli_scenes import scenes, splits
+from eoflow.cli_tasks import tasks
 from eoflow.console import INTERRUPTED, OPTIONS, console, emit, fail, misused, progress_bar, workspace
 from eoflow.errors import BadInput
 
@@ -17,17 +19,16 @@ app = typer.Typer(
     name="eoflow", no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False,
     help="Earth-observation and weather data: ingest, prepare, train, forecast, verify.",
 )  # fmt: skip
-models = typer.Typer(no_args_is_help=True, help="What can be trained and run: recipes and checkpoints.")
 app.add_typer(datasets, name="datasets")
 app.add_typer(archive)
 app.add_typer(scenes)
+app.add_typer(tasks)
 app.add_typer(splits, name="splits")
+app.add_typer(training)
 app.add_typer(models, name="models")
 
 _WITH_VALUE = ("--workspace", "--dask")
 _FLAGS = ("--json", "--quiet", "--debug", "--version")
-
-DatasetOption = Annotated[str | None, typer.Option("--dataset", help="dataset; may be left out if there is only one")]
 
 
 @app.callback()
@@ -84,74 +85,6 @@ def prepare(
 
 
 @app.command()
-def train(
-    recipe: str,
-    dataset: DatasetOption = None,
-    train_period: Annotated[
-        str | None, typer.Option(metavar="START/END", help="ISO times; holds training and validation")
-    ] = None,
-    set_: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="override a key of the recipe")
-    ] = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="fail if there is no interrupted training to continue")
-    ] = False,
-) -> None:
-    """Train a recipe; an interrupted training goes on, a finished one is found again."""
-    from eoflow.predict import only_dataset
-    from eoflow.train import train as run
-    from eoflow.view import tables
-
-    ws = workspace()
-    with progress_bar(f"train {recipe}") as progress:
-        report = run(
-            recipe, dataset or only_dataset(ws), train_period=train_period, overrides=set_ or [], resume=resume,
-            workspace=ws, progress=progress, command=_said(),
-        )  # fmt: skip
-
-    def show(c: Any) -> None:
-        c.print(tables.scores_table(report.scores, f"{report.recipe} on {report.dataset}: validation period, RMSE"))
-        state = (
-            "already trained; nothing changed" if report.reused else f"{report.steps} steps in {report.seconds:.0f} s"
-        )
-        size = f"{report.parameters:,} parameters"
-        c.print(f"checkpoint {report.hash} ({size}), {state}\n  {report.folder}", markup=False)
-        c.print(f"next: eoflow forecast --lead 10d --dataset {report.dataset} --model {report.model}")
-
-    emit(report.to_dict(), show)
-
-
-@models.command("list")
-def models_list() -> None:
-    """Recipes, registered networks, and the checkpoints there are."""
-    from eoflow.listing import model_rows
-    from eoflow.view import tables
-
-    rows = model_rows(workspace())
-    emit(rows, lambda c: c.print(tables.rows_table(rows, "models")))
-
-
-@models.command("show")
-def models_show(name: str, dataset: DatasetOption = None) -> None:
-    """A checkpoint's card, or the recipe where nothing is trained yet."""
-    from eoflow.listing import model_document
-
-    document = model_document(workspace(), name, dataset)
-    emit(document, lambda c: c.print(document["text"], markup=False))
-
-
-@models.command("check")
-def models_check(what: Annotated[str, typer.Argument(help="recipe, registered model or pkg.module:Class")]) -> None:
-    """Run the contract tests on a model: shapes, any grid, batch independence, save and load, gradients."""
-    from eoflow.contract import check_model
-
-    results = check_model(what, workspace())
-    emit([r.__dict__ for r in results], lambda c: c.print("\n".join(r.line() for r in results), markup=False))
-    if not all(r.passed for r in results):
-        raise typer.Exit(2)
-
-
-@app.command()
 def forecast(
     lead: Annotated[str, typer.Option(help="how far: 10d, 36h")] = "10d",
     dataset: DatasetOption = None,
@@ -188,14 +121,34 @@ def forecast(
 @app.command()
 def verify(
     dataset: DatasetOption = None,
-    model: Annotated[str | None, typer.Option(help="model names, with commas; all with forecasts if left out")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="model names (images: or folders), with commas; if left out, those there are")
+    ] = None,
     period: PeriodOption = None,
+    chips: Annotated[
+        str | None, typer.Option(metavar="DIR", help="image models on labelled files in a folder")
+    ] = None,
+    task: Annotated[
+        str | None, typer.Option(help="of image models: segmentation, change-detection, cloud-removal")
+    ] = None,
+    split: Annotated[str | None, typer.Option(help="of image samples: train, valid, test; of chips also all")] = None,
+    dates: Annotated[
+        int | None, typer.Option(help="dates that the trivial models of cloud removal may use [as the models]")
+    ] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="of chips: bands, units, scale, offset, nodata"),
+    ] = None,
 ) -> None:
-    """Score the forecasts whose truth has arrived, beside the baselines: table, figure, scores.json."""
+    """Score what has a truth, beside the baselines: table, figure, scores.json. Forecasts, or image models."""
+    from eoflow.verify.dispatch import of_images
     from eoflow.verify.run import verify as run
     from eoflow.view import maps, tables
 
     ws = workspace()
+    if of_images(ws, dataset, chips, task):
+        _verify_images(dataset, model, period, chips, task, split, dates, set_ or [])
+        return
     with progress_bar("verify") as progress:
         card = run(dataset, model, period, workspace=ws, progress=progress)
     name = card.header["dataset"]
@@ -213,6 +166,31 @@ def verify(
         c.print("\n".join(places), markup=False)
 
     emit([r.__dict__ for r in card.rows], show)
+
+
+def _verify_images(
+    dataset: str | None, model: str | None, period: str | None, chips: str | None, task: str | None, split: str | None,
+    dates: int | None, said: list[str],
+) -> None:  # fmt: skip
+    """`verify` of image models."""
+    import yaml
+
+    from eoflow.prepare.chips import options_of
+    from eoflow.verify.dispatch import verify as run
+    from eoflow.verify.image_card import ImageScorecard
+    from eoflow.view import image_scores
+
+    pairs = [s.partition("=") for s in said]
+    if any(not sep for _, sep, _ in pairs):
+        raise BadInput("an override is KEY=VALUE", todo="write for example --set bands=VV,VH --set units=dB")
+    options = options_of({k: yaml.safe_load(v) for k, _, v in pairs}, "--set") if pairs else None
+    ws = workspace()
+    with progress_bar("verify") as progress:
+        card = run(dataset, model, period, chips=chips, task=task, split=split, dates=dates, options=options,
+                   workspace=ws, progress=progress)  # fmt: skip
+    assert isinstance(card, ImageScorecard)
+    figure = image_scores.figure_file(card, ws) if ws.is_local else None
+    emit(card.row_dicts(), lambda c: image_scores.show(c, card, ws, figure))
 
 
 # -- operations ----------------------------------------------------------------------------------------------------

@@ -113,6 +113,10 @@ def ingest(
         typer.Option("--set", metavar="KEY=VALUE", help="a key of the files' entry: variables.msl.source_units=hPa"),
     ] = None,
     time: TimeOption = None,
+    area: Annotated[
+        str | None,
+        typer.Option("--area", metavar="W,S,E,N", help="degrees: this part of a catalog dataset; kept for later runs"),
+    ] = None,
     now: Annotated[str | None, typer.Option(help="pretend it is this time (ISO)", hidden=True)] = None,
 ) -> None:
     """Bring data into the archive, from where it stopped to now."""
@@ -123,7 +127,7 @@ def ingest(
     with progress_bar("ingest") as progress:
         report = run(
             name or what[0], what if name else (), period=period, start=start, end=end, cadence=cadence,
-            rewrite=rewrite, overrides=overrides or None, now=now, workspace=ws, progress=progress,
+            rewrite=rewrite, overrides=overrides or None, area=area, now=now, workspace=ws, progress=progress,
         )  # fmt: skip
     emit(report.to_dict(), lambda c: c.print("\n".join(report.lines()), markup=False))
 

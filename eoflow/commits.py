@@ -123,7 +123,7 @@ def configuration() -> icechunk.RepositoryConfig:
     config = icechunk.RepositoryConfig.default()
     config.caching = icechunk.CachingConfig(num_chunk_refs=1_000_000)
     # a tile gets a scene at a time: only the last few steps' references are written anew, not those of all times
-    tiles = icechunk.ManifestSplitCondition.path_matches("/tiles/.*")
+    tiles = icechunk.ManifestSplitCondition.path_matches("^/tiles/")
     along: Any = {icechunk.ManifestSplitDimCondition.DimensionName("time"): 64}
     config.manifest = icechunk.ManifestConfig(splitting=icechunk.ManifestSplittingConfig.from_dict({tiles: along}))
     return config

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from eoflow import catalog, registry
+from eoflow.catalog_images import ImageRecipe
 from eoflow.errors import BadInput
 from eoflow.workspace import Workspace
 
@@ -94,15 +95,27 @@ def signature_for(rows: int, columns: int, sphere: bool, frames: int, channels: 
 
 
 def check_model(what: str, workspace: Workspace | None = None) -> list[Result]:
-    """Check a recipe, a registered model or `pkg.module:Class` on three grids. Raises BadInput if it is not found."""
+    """Check a recipe, a registered model or `pkg.module:Class`: a forecast model on three grids, an image model (see
+    eoflow.contract_images) on several sizes. Raises BadInput if it is not found or neither."""
+    from eoflow.contract_images import check_image_model
+    from eoflow.models.base import ForecastModel
+    from eoflow.models.images import ImageModel
+
     options: dict[str, Any] = {}
     frames = None
-    if ":" not in what and what in catalog.names("models", workspace):
-        recipe = catalog.field_recipe(what, workspace)
-        name, options, frames = recipe.network.name, recipe.network.options, recipe.frames
+    recipe = None
+    if ":" not in what and (what.endswith((".yaml", ".yml")) or what in catalog.names("models", workspace)):
+        recipe = catalog.recipe(what, workspace)
+        name, options = recipe.network.name, recipe.network.options
+        frames = recipe.frames if isinstance(recipe, catalog.Recipe) else None
     else:
         name = what
     network = registry.load("models", name)
+    if isinstance(network, type) and issubclass(network, ImageModel):
+        return check_image_model(network, recipe if isinstance(recipe, ImageRecipe) else None, name)
+    if not (isinstance(network, type) and issubclass(network, ForecastModel)):
+        raise BadInput(f"{what} is no model", where=name,
+                       todo="subclass eoflow.models.base.ForecastModel or eoflow.models.images.ImageModel")  # fmt: skip
     wanted = frames or int(getattr(network, "default_frames", 0))
     if wanted < 1:
         raise BadInput(f"{what} declares no `default_frames`", todo="subclass eoflow.models.base.ForecastModel")
@@ -118,11 +131,12 @@ def check_model(what: str, workspace: Workspace | None = None) -> list[Result]:
             continue
         reload: Callable[[ForecastModel], None] = functools.partial(_save_load, make)
         checks = (*_CHECKS, ("equals itself after save and load", reload))
-        results += [_attempt(f"{label}: {title}", check, model) for title, check in checks]
+        results += [attempt(f"{label}: {title}", check, model) for title, check in checks]
     return results
 
 
-def _attempt(title: str, check: Callable[[ForecastModel], None], model: ForecastModel) -> Result:
+def attempt(title: str, check: Callable[[Any], None], model: Any) -> Result:
+    """The outcome of `check(model)`: what it raises is the failure."""
     try:
         check(model)
     except Exception as e:

@@ -158,8 +158,8 @@ class Cube:
     def items(self, tile: str, i: int, as_of: str | None = None) -> list[dict[str, Any]]:
         """The items of time step `i`, in the order in which they fill it: item k is value k + 1 of the layer `scene`.
 
-        Each has id, version, href, baseline, hrefs and etags by band, recipe, digest, valid_fraction. Empty: nothing
-        is stored there (the ledger says why).
+        Each has id, version, href, baseline, hrefs and etags by band, recipe, digest, valid_fraction, and `outside`
+        where the scene reaches beyond the tile (share of its pixels). Empty: nothing is stored (the ledger says why).
         """
         stored: Any = self.group(tile, as_of)[lay.ITEMS]
         text = str(stored[i])

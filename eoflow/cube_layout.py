@@ -120,23 +120,29 @@ def set_attributes(tx: Transaction, entry: SceneEntry, schema: SceneSchema) -> N
     )
 
 
-def add_tile(tx: Transaction, tile: str, grid: Grid, chunk: tuple[int, int], schema: SceneSchema) -> None:
-    """Make the group of a tile, without times. chunk: (y, x) pixels. Raises BadInput for a name it cannot have."""
+def add_tile(
+    tx: Transaction, tile: str, grid: Grid, chunk: tuple[int, int], schema: SceneSchema, times: Array | None = None
+) -> None:  # fmt: skip
+    """Make the group of a tile, with room for `times` (datetime64; none if left out). chunk: (y, x) pixels.
+
+    Raises BadInput for a name it cannot have.
+    """
     import re
 
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", tile) or ".." in tile:
         raise BadInput(f"'{tile}' is not a usable tile name", todo="letters, digits, '.', '_' and '-' only")
     factors = overview_factors(grid.shape, TileScheme.model_validate_json(schema.tiles))
     g = tx.group.create_group(path(tile), attributes=_tile_attrs(grid, chunk, factors))
-    _arrays(g, grid, chunk, schema)
+    axis = np.empty(0, "i8") if times is None else np.unique(encode_times(times))
+    tx.opened[path(tile)] = _arrays(g, grid, chunk, schema, axis)
     g.create_array(
-        ITEMS, shape=(0,), chunks=(ITEMS_CHUNK,), dtype="string", fill_value="", dimension_names=("time",),
+        ITEMS, shape=axis.shape, chunks=(ITEMS_CHUNK,), dtype="string", fill_value="", dimension_names=("time",),
         attributes={"long_name": "the items of the time step, first wins (JSON)"},
     )  # fmt: skip
     rows, columns = (math.ceil(n / c) for n, c in zip(grid.shape, chunk, strict=True))
     p = g.create_group(PROVENANCE)
     p.create_array(
-        FRACTION, shape=(0, rows, columns), chunks=(1, rows, columns), dtype="f4", fill_value=np.nan,
+        FRACTION, shape=(axis.size, rows, columns), chunks=(1, rows, columns), dtype="f4", fill_value=np.nan,
         compressors=codec("f4"), dimension_names=("time", "chunk_y", "chunk_x"),
         attributes={"long_name": "share of the pixels of a chunk that hold a value", "units": "1"},
     )  # fmt: skip
@@ -144,7 +150,7 @@ def add_tile(tx: Transaction, tile: str, grid: Grid, chunk: tuple[int, int], sch
         coarse = grid.coarser(f)
         small = (min(chunk[0], coarse.shape[0]), min(chunk[1], coarse.shape[1]))
         o = g.create_group(f"{OVERVIEWS}/{f}", attributes=_spatial_attrs(coarse) | {"coordinates": "spatial_ref"})
-        _arrays(o, coarse, small, schema)
+        tx.opened[path(tile, f)] = _arrays(o, coarse, small, schema, axis)
 
 
 def _tile_attrs(grid: Grid, chunk: tuple[int, int], factors: Sequence[int]) -> dict[str, Any]:
@@ -183,10 +189,16 @@ def _spatial_attrs(grid: Grid) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _arrays(g: Any, grid: Grid, chunk: tuple[int, int], schema: SceneSchema) -> None:
-    """Coordinates, grid mapping and the arrays (time, y, x) of one level."""
-    time = {"standard_name": "time", "axis": "T", "units": TIME_UNITS, "calendar": "proleptic_gregorian"}
-    g.create_array("time", shape=(0,), chunks=(TIME_CHUNK,), dtype="i8", dimension_names=("time",), attributes=time)
+def _arrays(
+    g: Any, grid: Grid, chunk: tuple[int, int], schema: SceneSchema, axis: Array
+) -> dict[str, zarr.Array]:  # fmt: skip
+    """Coordinates, grid mapping and the arrays (time, y, x) of one level; returns the latter."""
+    about = {"standard_name": "time", "axis": "T", "units": TIME_UNITS, "calendar": "proleptic_gregorian"}
+    time = g.create_array(
+        "time", shape=axis.shape, chunks=(TIME_CHUNK,), dtype="i8", dimension_names=("time",), attributes=about
+    )  # fmt: skip
+    if axis.size:
+        time[:] = axis
     for name, values in (("y", grid.y()), ("x", grid.x())):
         a = g.create_array(
             name, shape=values.shape, chunks=values.shape, dtype="f8", dimension_names=(name,),
@@ -198,11 +210,13 @@ def _arrays(g: Any, grid: Grid, chunk: tuple[int, int], schema: SceneSchema) -> 
     placed = {"grid_mapping": "spatial_ref", "coordinates": "spatial_ref"}
     named[QUALITY] = ("u1", 0, QUALITY_ATTRS | placed)
     named[SCENE] = ("u1", 0, {"long_name": "which of the items of the time step (1, 2, ...); 0 none"} | placed)
-    for name, (dtype, fill, attrs) in named.items():
-        g.create_array(
-            name, shape=(0, *grid.shape), chunks=(1, *chunk), dtype=dtype, fill_value=fill, compressors=codec(dtype),
-            dimension_names=("time", "y", "x"), attributes=attrs,
-        )  # fmt: skip
+    return {
+        name: g.create_array(
+            name, shape=(axis.size, *grid.shape), chunks=(1, *chunk), dtype=dtype, fill_value=fill,
+            compressors=codec(dtype), dimension_names=("time", "y", "x"), attributes=attrs,
+        )
+        for name, (dtype, fill, attrs) in named.items()
+    }  # fmt: skip
 
 
 def _attrs(spec: BandSpec) -> dict[str, Any]:
@@ -257,12 +271,12 @@ def place(tx: Transaction, tile: str, times: Array) -> Array:
     fresh = np.setdiff1d(np.arange(new.size), to)
     items = np.full(new.size, "", dtype=object)
     items[to] = np.asarray(g[ITEMS][:], dtype=object)
+    schema = SceneSchema.model_validate_json(str(tx.group.attrs["eoflow_schema"]))
     along: list[Any] = [g[f"{PROVENANCE}/{FRACTION}"]]
-    axes = []
-    for group in (g, *[g[f"{OVERVIEWS}/{f}"] for f in g.attrs["eoflow_overviews"]]):
-        found = dict(group.arrays())
-        along += [a for a in found.values() if a.ndim == 3]
-        axes.append(found["time"])
+    axes: list[Any] = []
+    for level in (1, *(int(f) for f in g.attrs["eoflow_overviews"])):
+        along += opened(tx, tile, schema, level).values()
+        axes.append(tx.group[f"{path(tile, level)}/time"])
     noted: Any = g[ITEMS]
     chunks.lengthen([*along, *axes, noted], new.size)
     for array in along:
@@ -300,6 +314,22 @@ def arrays_of(root: zarr.Group, tile: str, schema: SceneSchema, level: int = 1) 
     """The arrays (time, y, x) of a tile by layer name, from an open root group."""
     group: Any = root[path(tile, level)]
     return chunks.open_together(group, layers(schema))
+
+
+def opened(tx: Transaction, tile: str, schema: SceneSchema, level: int = 1) -> dict[str, zarr.Array]:
+    """As `arrays_of`, opened once in a transaction (they follow when the axis grows)."""
+    where = path(tile, level)
+    if where not in tx.opened:
+        tx.opened[where] = arrays_of(tx.group, tile, schema, level)
+    return tx.opened[where]
+
+
+def clear(tx: Transaction, tile: str, schema: SceneSchema, slot: int) -> None:
+    """Empty a time step that was begun: its layers, on all levels."""
+    factors: Any = tx.group[path(tile)].attrs["eoflow_overviews"]
+    for level in (1, *(int(f) for f in factors)):
+        for array in opened(tx, tile, schema, level).values():
+            chunks.clear(array, slot)
 
 
 def set_items(tx: Transaction, tile: str, slots: Sequence[int], items: Sequence[list[dict[str, Any]]]) -> None:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from eoflow.catalog import Training
     from eoflow.prepare.trainset import TrainSet
 
+Report = Callable[[float, float, str], None]
 SEGMENT_STEPS = 200
 """Steps between two saves of the training state; a kill loses at most these."""
 
@@ -137,6 +138,8 @@ class Averaged:
         decay = min(self.decay, (1 + n) / (10 + n))
         with torch.no_grad():
             for k, p in model.named_parameters():
+                if self.shadow[k].device != p.device:  # made before the model moved to its device
+                    self.shadow[k] = self.shadow[k].to(p.device)
                 self.shadow[k].lerp_(p.detach(), 1 - decay)
 
     def into(self, model: nn.Module) -> None:
@@ -145,50 +148,45 @@ class Averaged:
             for k, p in model.named_parameters():
                 p.copy_(self.shadow[k])
 
-    def model(self, model: ForecastModel) -> ForecastModel:
+    def model(self, model: nn.Module) -> Any:
         """A copy of `model` that carries the averaged parameters."""
         out = copy.deepcopy(model)
         self.into(out)
         return out
 
 
-class Fitting(L.LightningModule):
-    """What Lightning trains: model, loss and averaged weights under a plan."""
+class Stepped(L.LightningModule):
+    """What Lightning trains, whatever the task: a model with averaged weights, by numbered steps.
 
-    def __init__(self, model: ForecastModel, loss: nn.Module, static: Tensor, plan: Plan, training: Training) -> None:
+    All that is random in a step is seeded by (seed, step). A diverging loss is a Failure; `advice` says what to do.
+    """
+
+    advice = "lower training.lr, or look for wild values with `eoflow datasets check`"
+
+    def __init__(self, model: nn.Module, ema: float, seed: int) -> None:
         super().__init__()
-        self.model, self.loss_function, self.plan, self.training_recipe = model, loss, plan, training
-        self.register_buffer("static", static, persistent=False)
-        self.averaged = Averaged(model, training.ema)
+        self.model, self.seed = model, seed
+        self.averaged = Averaged(model, ema)
         self.last_loss = math.nan
 
-    def training_step(self, batch: tuple[Tensor, Tensor], index: int) -> Tensor:
-        """Loss of one rollout."""
-        states, clock = batch
-        frames = self.model.signature.frames
-        static = self.static
-        assert isinstance(static, Tensor)
-        predicted = rollout(self.model, states[:, :frames], clock, static, states.shape[1] - frames)
-        loss: Tensor = self.loss_function(predicted, states[:, frames:])
-        if not torch.isfinite(loss):
-            raise Failure(
-                f"the training loss is {loss.item()} at step {self.global_step}",
-                todo="lower training.lr, or look for wild values with `eoflow datasets check`",
-            )
+    def checked(self, loss: Tensor) -> Tensor:
+        """The loss of this step. Raises Failure if it is not finite."""
         self.last_loss = float(loss.detach())
+        if not math.isfinite(self.last_loss):
+            raise Failure(f"the training loss is {self.last_loss} at step {self.global_step}", todo=self.advice)
         return loss
 
+    def steps_since_restart(self) -> int:
+        """For the averaging, after a step."""
+        return self.global_step
+
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        """Seed whatever is random in the step from the step itself; a new phase starts from the averaged weights."""
-        torch.manual_seed(self.plan.seed * 1_000_003 + self.global_step)
-        phase, _, inside = self.plan.at(self.global_step)
-        if phase > 0 and inside == 0:
-            self.averaged.into(self.model)
-            self.trainer.optimizers[0].state.clear()
+        """Seed whatever is random in the step from the step itself."""
+        torch.manual_seed(self.seed * 1_000_003 + self.global_step)
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Average the weights."""
-        self.averaged.update(self.model, self.plan.at(self.global_step - 1)[2] + 1)
+        self.averaged.update(self.model, self.steps_since_restart())
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """The averaged weights belong to the training state."""
@@ -197,6 +195,42 @@ class Fitting(L.LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """See on_save_checkpoint."""
         self.averaged.shadow = checkpoint["averaged"]
+
+    def done(self) -> Any:
+        """A copy of the model with the averaged weights, on the CPU, for use."""
+        return self.averaged.model(self.model.cpu()).eval()
+
+
+class Fitting(Stepped):
+    """A forecast model and its loss under a plan."""
+
+    model: ForecastModel
+
+    def __init__(self, model: ForecastModel, loss: nn.Module, static: Tensor, plan: Plan, training: Training) -> None:
+        super().__init__(model, training.ema, plan.seed)
+        self.loss_function, self.plan, self.training_recipe = loss, plan, training
+        self.register_buffer("static", static, persistent=False)
+
+    def training_step(self, batch: tuple[Tensor, Tensor], index: int) -> Tensor:
+        """Loss of one rollout."""
+        states, clock = batch
+        frames = self.model.signature.frames
+        static = self.static
+        assert isinstance(static, Tensor)
+        predicted = rollout(self.model, states[:, :frames], clock, static, states.shape[1] - frames)
+        return self.checked(self.loss_function(predicted, states[:, frames:]))
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """As in Stepped; a new phase starts from the averaged weights."""
+        super().on_train_batch_start(batch, batch_idx)
+        phase, _, inside = self.plan.at(self.global_step)
+        if phase > 0 and inside == 0:
+            self.averaged.into(self.model)
+            self.trainer.optimizers[0].state.clear()
+
+    def steps_since_restart(self) -> int:
+        """Of this phase."""
+        return self.plan.at(self.global_step - 1)[2] + 1
 
     def configure_optimizers(self) -> Any:
         """See models/optim.py; `lr` is the plan's."""
@@ -207,63 +241,20 @@ class Fitting(L.LightningModule):
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self.plan.lr)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
+    def on_progress(self) -> tuple[int, int, str]:
+        """(steps done, of, what)."""
+        phase = self.plan.at(max(0, self.global_step - 1))[1]
+        steps = f"{phase.rollout} steps" if phase.rollout > 1 else "1 step"
+        return self.global_step, self.plan.total, f"rollout {steps}, loss {self.last_loss:.4f}"
+
 
 class _Progress(L.Callback):
-    def __init__(self, report: Callable[[float, float, str], None]) -> None:
+    def __init__(self, report: Report) -> None:
         self.report = report
 
-    def on_train_batch_end(self, trainer: L.Trainer, module: L.LightningModule, *rest: Any) -> None:
+    def on_train_batch_end(self, trainer: L.Trainer, module: Any, *rest: Any) -> None:
         """Tell where we are."""
-        assert isinstance(module, Fitting)
-        step = trainer.global_step
-        _, phase, _ = module.plan.at(max(0, step - 1))
-        steps = f"{phase.rollout} steps" if phase.rollout > 1 else "1 step"
-        self.report(step, module.plan.total, f"rollout {steps}, loss {module.last_loss:.4f}")
-
-
-class _Segments(L.LightningDataModule):
-    def __init__(self, data: TrainSet, frames: int, plan: Plan) -> None:
-        super().__init__()
-        self.data, self.frames, self.plan = data, frames, plan
-
-    def train_dataloader(self) -> Any:
-        """The loader of the segment that comes next; made anew for each."""
-        trainer = self.trainer
-        assert trainer is not None
-        batches = SegmentBatches(
-            self.data, self.frames, self.plan, trainer.current_epoch, trainer.global_rank, trainer.world_size
-        )
-        return DataLoader(batches, batch_size=None)
-
-
-def fit(
-    model: ForecastModel, loss: nn.Module, static: Tensor, data: TrainSet, plan: Plan, training: Training, state: Path,
-    progress: Callable[[float, float, str], None] | None = None,
-) -> ForecastModel:  # fmt: skip
-    """Train `model` by the plan and return a copy with the averaged weights.
-
-    state: folder of the training state; what an interrupted run left there is continued. Raises Failure on a
-    diverging loss, BadInput on data too short for the plan.
-    """
-    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-    state.mkdir(parents=True, exist_ok=True)
-    saved = state / "last.ckpt"
-    fitting = Fitting(model, loss, static, plan, training)
-    save = _SaveState(saved)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        trainer = L.Trainer(
-            max_epochs=plan.segments, accelerator="auto", devices="auto" if torch.cuda.is_available() else 1,
-            gradient_clip_val=training.gradient_clip, reload_dataloaders_every_n_epochs=1, logger=False,
-            enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
-            use_distributed_sampler=False, default_root_dir=str(state),
-            callbacks=[save, *([_Progress(progress)] if progress else [])],
-        )  # fmt: skip
-        segments = _Segments(data, model.signature.frames, plan)
-        trainer.fit(fitting, datamodule=segments, ckpt_path=str(saved) if saved.exists() else None, weights_only=True)
-    if trainer.interrupted:
-        raise KeyboardInterrupt
-    return fitting.averaged.model(fitting.model.cpu()).eval()
+        self.report(*module.on_progress())
 
 
 class _SaveState(L.Callback):
@@ -278,3 +269,59 @@ class _SaveState(L.Callback):
         trainer.save_checkpoint(temp, weights_only=False)
         if trainer.is_global_zero:
             temp.replace(self.path)
+
+
+class Segments(L.LightningDataModule):
+    """A new loader for each segment: `batches(segment, rank, ranks)` is what it iterates."""
+
+    def __init__(self, batches: Callable[[int, int, int], IterableDataset[Any]]) -> None:
+        super().__init__()
+        self.batches = batches
+
+    def train_dataloader(self) -> Any:
+        """The loader of the segment that comes next."""
+        trainer = self.trainer
+        assert trainer is not None
+        batches = self.batches(trainer.current_epoch, trainer.global_rank, trainer.world_size)
+        return DataLoader(batches, batch_size=None)
+
+
+def run_segments(
+    fitting: Stepped, segments: Segments, count: int, clip: float, state: Path, progress: Report | None
+) -> Any:
+    """Train through `count` segments, from where `state`/last.ckpt leaves off if it is there; returns the model.
+
+    Raises KeyboardInterrupt where a person stopped it.
+    """
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    state.mkdir(parents=True, exist_ok=True)
+    saved = state / "last.ckpt"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        trainer = L.Trainer(
+            max_epochs=count, accelerator="auto", devices="auto" if torch.cuda.is_available() else 1,
+            gradient_clip_val=clip, reload_dataloaders_every_n_epochs=1, logger=False,
+            enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+            use_distributed_sampler=False, default_root_dir=str(state),
+            callbacks=[_SaveState(saved), *([_Progress(progress)] if progress else [])],
+        )  # fmt: skip
+        trainer.fit(fitting, datamodule=segments, ckpt_path=str(saved) if saved.exists() else None, weights_only=True)
+    if trainer.interrupted:
+        raise KeyboardInterrupt
+    return fitting.done()
+
+
+def fit(
+    model: ForecastModel, loss: nn.Module, static: Tensor, data: TrainSet, plan: Plan, training: Training, state: Path,
+    progress: Report | None = None,
+) -> ForecastModel:  # fmt: skip
+    """Train `model` by the plan and return a copy with the averaged weights.
+
+    state: folder of the training state; what an interrupted run left there is continued. Raises Failure on a
+    diverging loss, BadInput on data too short for the plan.
+    """
+    frames = model.signature.frames
+    segments = Segments(lambda segment, rank, ranks: SegmentBatches(data, frames, plan, segment, rank, ranks))
+    fitting = Fitting(model, loss, static, plan, training)
+    fitted: ForecastModel = run_segments(fitting, segments, plan.segments, training.gradient_clip, state, progress)
+    return fitted

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     import zarr
 
 KEEP_RUNS = 5
+IMAGE_PRODUCTS = ("flood", "change", "clouds")
 Times = np.ndarray[Any, np.dtype[np.datetime64]]
 
 
@@ -193,9 +194,12 @@ def open_product(
 
     name: `forecast` (the cube of `dataset` and `model`, by default the one written last) or the name of an ingested
     dataset (then `as_of` may name a snapshot or time). Of scenes it is one `tile`, by default the only one: bands in
-    physical units, with the layers quality and scene. Raises BadInput naming what there is.
+    physical units, with the layers quality and scene. `flood`, `change` and `clouds`: the product of `dataset` (and
+    `model`) that was made last, one `tile`. Raises BadInput naming what there is.
     """
     ws = Workspace.of(workspace)
+    if name in IMAGE_PRODUCTS and dataset is not None:
+        return _open_image_product(ws, name, dataset, model, tile, chunks)
     if name != "forecast":
         from eoflow.archive import Archive
 
@@ -211,6 +215,27 @@ def open_product(
     if chosen is None:
         raise BadInput("there is no forecast yet", where=ws.root, todo="eoflow forecast --lead 10d")
     return chosen.open(chunks)
+
+
+def _open_image_product(
+    ws: Workspace, verb: str, dataset: str, model: str | None, tile: str | None, chunks: Any
+) -> xr.Dataset:
+    """One tile of the newest product of an image task, decoded."""
+    import xarray as xr
+    import zarr
+
+    from eoflow.holdings import image_products
+
+    place = ws.url(*image_products(ws, verb, dataset, model)[-1])
+    options: dict[str, Any] = {} if ws.is_local else {"storage_options": ws.storage_options()}
+    group: Any = zarr.open_group(place, mode="r", zarr_format=3, **options)
+    tiles = sorted(group["tiles"].group_keys())
+    if tile is None and len(tiles) != 1:
+        raise BadInput(f"the product has {len(tiles)} tiles", where=place, todo=f"tile='...' of {', '.join(tiles[:8])}")
+    if tile is not None and tile not in tiles:
+        raise BadInput(f"the product has no tile '{tile}'", where=place, todo=f"there are {', '.join(tiles[:8])}")
+    how = {} if chunks is None else chunks
+    return xr.open_zarr(place, group=f"tiles/{tile or tiles[0]}", chunks=how, **options)
 
 
 def _open_tile(archive: Any, tile: str | None, as_of: str | None) -> xr.Dataset:

@@ -72,6 +72,19 @@ def from_qa_pixel(qa: Array) -> Array:
     return out
 
 
+def saturated(quality: Array, where: Array) -> Array:
+    """The quality with SATURATED where the surface was seen, and a band of it was more than the sensor can measure."""
+    return np.where(where & usable(quality), np.uint8(Quality.SATURATED), quality)
+
+
+def from_qa_radsat(radsat: Array, bands: tuple[int, ...]) -> Array:
+    """Landsat Collection 2 QA_RADSAT (any shape, integer): bool, where one of these bands (numbers) is saturated.
+
+    Bit n - 1 is band n, 1 to 7 and 9 (USGS LSDS-1619, LSDS-1618).
+    """
+    return (radsat.astype(np.uint16) & sum(1 << (n - 1) for n in bands)) != 0
+
+
 def from_cloud_mask(mask: Array, nodata: float | None = None) -> Array:
     """A mask of 0 clear, anything else cloud (any shape) -> Quality, uint8; NaN and `nodata` become NODATA."""
     out = np.where(mask == 0, int(Quality.CLEAR), int(Quality.CLOUD)).astype(np.uint8)

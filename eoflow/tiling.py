@@ -1,4 +1,4 @@
-"""How the ground is cut: the pixel grid of a tile, its chunks, the windows of work, and its coarser copies.
+"""How the ground is cut: the pixel grid of a tile, its chunks, and the windows of work.
 
 footprint   every tile of the provider (MGRS tile, WRS path/row, chip) is a group with its own pixel grid
 grid        a regular grid of cells in one CRS, or in the UTM (polar: UPS) zone of each scene, whose pixel edges lie on
@@ -27,9 +27,15 @@ Window = tuple[slice, slice]
 UPS_NORTH, UPS_SOUTH = "EPSG:5041", "EPSG:5042"
 """Universal polar stereographic (easting, northing), where UTM ends: north of 84 and south of -80 degrees."""
 MAX_CELLS = 10_000
-SMALL = 2.25
+OVERVIEWS, WHOLE = (4, 16), 512
+SMALL = 1.25
 SAME = 1e-6
 """Grids are the same where their pixels differ by less than this fraction of a pixel."""
+SHIFT = 1e-3
+"""Origins are on one lattice where they differ from it by less than this fraction of a pixel."""
+MARGIN = 0.03
+"""Frames of a WRS-2 path and row wander by some kilometres, 2 to 3 % of their 185 km."""
+MANY_TIMES = 2.0
 
 
 @dataclass(frozen=True)
@@ -156,6 +162,41 @@ def refuse_other(tile: Grid, scene: Grid) -> None:
     raise BadInput(f"the scene is on another grid than its tile: {what}", todo="use tiles.scheme: grid")
 
 
+def union(grids: Sequence[Grid], margin: float | None, blocks: tuple[int, int] | None) -> Grid:
+    """The grid of a tile that is to hold all of `grids` (same CRS and pixel size), on the lattice of the first.
+
+    margin: room on each side as a share of the first one's height and width, in whole blocks (y, x) of the source where
+    that goes; None: MARGIN where the grids differ, else none. A tile that would have more than MANY_TIMES the pixels of
+    the largest one keeps the grid of the first: these are no frames of one place.
+    """
+    first = grids[0]
+    low, high = [0, 0], list(first.shape)
+    for g in grids[1:]:
+        for i, at in enumerate(first.offset(g)):
+            low[i] = min(low[i], math.floor(at + SHIFT))
+            high[i] = max(high[i], math.ceil(at + g.shape[i] - SHIFT))
+    if (high[0] - low[0]) * (high[1] - low[1]) > MANY_TIMES * max(g.shape[0] * g.shape[1] for g in grids):
+        return first
+    share = margin if margin is not None else MARGIN if (low, high) != ([0, 0], list(first.shape)) else 0.0
+    for i in (0, 1):
+        room = math.ceil(share * first.shape[i])
+        unit = 1 if blocks is None or blocks[i] > max(room, first.shape[i] // 8) else blocks[i]
+        # scenes are cut as the first one is, so its blocks begin on whole blocks of the tile
+        low[i] = -math.ceil((room - low[i]) / unit) * unit
+        high[i] += room
+    return first.window(slice(low[0], high[0]), slice(low[1], high[1]))
+
+
+def outside(tile: Grid, scene: Grid) -> float:
+    """The share of a scene's pixels that its tile (same CRS and pixel size) does not hold; 0 up to one pixel beyond."""
+    height, width = scene.shape
+    kept, beyond = 1.0, 0.0
+    for at, n, room in zip(tile.offset(scene), (height, width), tile.shape, strict=True):
+        beyond = max(beyond, -at, at + n - room)
+        kept *= max(0.0, min(at + n, room) - max(at, 0.0)) / n
+    return 1 - kept if beyond > 1 + SHIFT else 0.0
+
+
 def _short(crs: str) -> str:
     return crs if len(crs) < 40 else crs[:37] + "..."
 
@@ -253,8 +294,13 @@ def _signed(i: int) -> str:
 
 
 def overview_factors(shape: tuple[int, int], scheme: TileScheme) -> tuple[int, ...]:
-    """The factors of the coarser copies that a tile of this shape gets: those that leave 32 pixels or more."""
-    return tuple(f for f in sorted(set(scheme.overviews)) if f > 1 and max(shape) / f >= 32)
+    """The factors of the coarser copies that a tile of this shape gets: those that leave 32 pixels or more. Where the
+    scheme names none, 4 and 16, up to the first that is small enough (WHOLE) to be looked at as a whole."""
+    said = OVERVIEWS if scheme.overviews is None else scheme.overviews
+    wanted = [f for f in sorted(set(said)) if f > 1 and max(shape) / f >= 32]
+    if scheme.overviews is None:
+        wanted = [f for i, f in enumerate(wanted) if max(shape) / (1, *wanted)[i] > WHOLE]
+    return tuple(wanted)
 
 
 def chunk_shape(shape: tuple[int, int], blocks: tuple[int, int] | None, scheme: TileScheme) -> tuple[int, int]:
@@ -266,7 +312,7 @@ def chunk_shape(shape: tuple[int, int], blocks: tuple[int, int] | None, scheme: 
     limit = scheme.chunk
     unit = math.lcm(*(overview_factors(shape, scheme) or (1,)))
     if unit > limit:
-        raise BadInput(f"overviews {scheme.overviews} do not fit chunks of {limit} pixels", todo="use powers of two")
+        raise BadInput(f"overviews {overview_factors(shape, scheme)} do not fit chunks of {limit} pixels", todo="use powers of two")
     if max(shape) <= SMALL * limit:
         return shape
     strips = blocks is None or (blocks[1] >= shape[1] and blocks[0] < shape[0]) or min(blocks) < 16
@@ -314,80 +360,3 @@ def _cut(shape: tuple[int, int], height: int, width: int) -> Iterator[Window]:
     for y in range(0, shape[0], height):
         for x in range(0, shape[1], width):
             yield slice(y, min(y + height, shape[0])), slice(x, min(x + width, shape[1]))
-
-
-# -- coarser copies --------------------------------------------------------------------------------------------------
-
-
-def block_sum(values: Array, factor: int, dtype: Any) -> Array:
-    """(y, x) -> (ceil(y/factor), ceil(x/factor)): sums over squares of pixels; what lies beyond the edge counts 0."""
-    rows = values[0::factor].astype(dtype)
-    for i in range(1, factor):
-        more = values[i::factor]
-        rows[: more.shape[0]] += more
-    out = rows[:, 0::factor].copy()
-    for i in range(1, factor):
-        more = rows[:, i::factor]
-        out[:, : more.shape[1]] += more
-    return out
-
-
-def coarse_means(values: Array, nodata: float | None, factors: Sequence[int]) -> dict[int, Array]:
-    """The mean over the pixels that hold a value, for each factor; dtype of `values`, nodata where none does.
-
-    values (y, x). NaN is nodata in floats. Without nodata every pixel counts. Integers are rounded half to even.
-    """
-    kind = values.dtype.kind
-    wide = np.float64 if kind == "f" else np.int64 if values.dtype.itemsize > 2 else np.int32
-    valid: Array | None = None
-    if kind == "f":
-        valid = ~np.isnan(values) if nodata is None or np.isnan(nodata) else (values != nodata) & ~np.isnan(values)
-    elif nodata is not None:
-        valid = values != values.dtype.type(nodata)  # compared as a float it would make floats of all values
-    if valid is not None and valid.all():
-        valid = None
-    if valid is not None and not (kind != "f" and nodata == 0):
-        values = np.where(valid, values, values.dtype.type(0))
-    void = values.dtype.type(0 if nodata is None else nodata) if kind != "f" or nodata is not None else np.nan
-    out: dict[int, Array] = {}
-    total, count, reached = values, valid, 1
-    for f in sorted(factors):
-        if f % reached:
-            total, count, reached = values, valid, 1
-        total = block_sum(total, f // reached, wide)
-        if count is None:
-            mean = total / _inside(values.shape, f)
-        else:
-            count = block_sum(count, f // reached, np.int32)
-            mean = total / np.maximum(count, 1)
-        reached = f
-        coarse = (mean if kind == "f" else np.rint(mean, out=mean)).astype(values.dtype)
-        if count is not None:
-            coarse[count == 0] = void
-        out[f] = coarse
-    return out
-
-
-def _inside(shape: tuple[int, ...], factor: int) -> Array:
-    """How many pixels of the image each square of `factor` x `factor` holds: fewer along the edges."""
-    y, x = (np.minimum(factor, n - np.arange(0, n, factor)) for n in shape)
-    return y[:, None] * x[None, :]
-
-
-def coarse_classes(values: Array, factors: Sequence[int]) -> dict[int, Array]:
-    """The most frequent class of each square of pixels, for each factor; of equals the lowest. uint8 (y, x)."""
-    low = int(values.min()) if values.size else 0
-    if values.size == 0 or low == int(values.max()):
-        return {f: np.full([math.ceil(n / f) for n in values.shape], low, values.dtype) for f in factors}
-    present = np.flatnonzero(np.bincount(values.ravel(), minlength=1))
-    out: dict[int, Array] = {}
-    counts, reached = {int(c): values == c for c in present}, 1
-    full = counts
-    for f in sorted(factors):
-        if f % reached:
-            counts, reached = full, 1
-        counts = {c: block_sum(n, f // reached, np.int32) for c, n in counts.items()}
-        reached = f
-        stack = np.stack([counts[int(c)] for c in present])
-        out[f] = present[stack.argmax(axis=0)].astype(values.dtype)
-    return out

@@ -25,6 +25,7 @@ from eoflow import catalog, checkpoint, registry, validation
 from eoflow._callable import make_callable
 from eoflow.archive import Archive
 from eoflow.catalog import Recipe
+from eoflow.catalog_images import ImageRecipe
 from eoflow.checkpoint import Checkpoint
 from eoflow.errors import BadInput
 from eoflow.models.base import ForecastModel
@@ -53,6 +54,7 @@ class TrainReport:
     seconds: float
     reused: bool
     scores: list[dict[str, Any]] = field(default_factory=list)
+    task: str = "forecast"
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
@@ -60,23 +62,43 @@ class TrainReport:
 
 
 def train(
-    recipe: str | Recipe, dataset: str, *, train_period: str | None = None, overrides: Iterable[str] = (),
-    resume: bool = False, workspace: Workspace | str | None = None, progress: Progress | None = None, command: str = "",
-    like: dict[str, str] | None = None,
+    recipe: str | Recipe | ImageRecipe, dataset: str | None = None, *, train_period: str | None = None,
+    overrides: Iterable[str] = (), resume: bool = False, workspace: Workspace | str | None = None,
+    progress: Progress | None = None, command: str = "", like: dict[str, str] | None = None,
+    start: str | Path | None = None, chips: str | Path | None = None,
 ) -> TrainReport:  # fmt: skip
     """Train a recipe on an ingested dataset and make the result its current checkpoint.
 
     train_period: `START/END`, holds training and validation; nothing outside it is touched. overrides: `key=value` on
     the recipe. like: the periods of another checkpoint instead. resume: an interrupted run is continued anyway; with
-    True its absence is an error.
+    True its absence is an error. start, chips: of recipes of images, see eoflow.train_images.
     Raises BadInput for an unknown recipe, dataset, key or a period too short; Failure for a diverging loss.
     """
+    ws = Workspace.of(workspace)
+    named = recipe if isinstance(recipe, Recipe | ImageRecipe) else catalog.recipe(recipe, ws)
+    rec = catalog.apply_overrides(named, list(overrides))
+    if isinstance(rec, ImageRecipe):
+        from eoflow.train_images import train_images
+
+        if train_period is not None or like is not None:
+            raise BadInput("samples of images are divided by the recipe, not by a training period",
+                           where=f"recipe {rec.name}", todo="--set patches.period=START/END")  # fmt: skip
+        return train_images(rec, dataset, chips=chips, start=start, resume=resume, workspace=ws, progress=progress,
+                            command=command)  # fmt: skip
+    if start is not None or chips is not None:
+        raise BadInput(f"{rec.name} is a recipe of forecasts", todo="--from and --chips are for recipes of images")
+    if dataset is None:
+        raise BadInput("no dataset to train on", where=f"recipe {rec.name}", todo="eoflow status")
+    return _train_fields(rec, dataset, train_period, resume, ws, progress, command, like)
+
+
+def _train_fields(
+    rec: Recipe, dataset: str, train_period: str | None, resume: bool, ws: Workspace, progress: Progress | None,
+    command: str, like: dict[str, str] | None,
+) -> TrainReport:  # fmt: skip
     from eoflow.prepare.run import prepare
 
     started = time.monotonic()
-    ws = Workspace.of(workspace)
-    rec = recipe if isinstance(recipe, Recipe) else catalog.field_recipe(recipe, ws)
-    rec = catalog.apply_overrides(rec, list(overrides))
     archive = Archive.load(ws, dataset)
     schema = archive.schema.select(rec.variables) if rec.variables else archive.schema
     task = registry.load("tasks", rec.task)()

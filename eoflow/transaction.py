@@ -36,6 +36,8 @@ class Transaction:
         self.details: dict[str, Any] = {}  # may be filled while the work is done; goes into the history
         self._group: zarr.Group | None = None
         self._arrays: dict[str, zarr.Array] = {}
+        self.opened: dict[str, dict[str, zarr.Array]] = {}
+        """Arrays of scene tiles by group (see eoflow.cube_layout)."""
 
     @property
     def group(self) -> zarr.Group:

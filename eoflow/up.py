@@ -39,6 +39,14 @@ SCENES = {
     "composite": "50 4 * * *",
     "prepare": "20 5 * * 1",
 }
+IMAGES = {
+    "flood": "20 */6 * * *",
+    "clouds": "30 */6 * * *",
+    "change": "15 5 * * *",
+    "train": "30 3 * * 0",
+    "verify": "50 5 * * 0",
+}
+"""Of scenes, besides SCENES: the tasks for which a model fits the bands; training and scores where there are labels."""
 SCHEDULES: dict[str, dict[str, str]] = {"fields": FIELDS, "scenes": SCENES}
 """Cron (UTC) of each flow, by kind of dataset. The minutes are apart, so that one step finds what the step before it
 wrote; deploy/prefect.yaml holds the same."""
@@ -57,10 +65,13 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Served:
-    """One deployment: flow, dataset, parameters of the flow, and its schedule (cron in UTC, or a duration)."""
+    """One deployment: flow, its name, parameters of the flow, and its schedule (cron in UTC, or a duration).
+
+    name: the dataset, and the recipe where a dataset has several deployments of a flow.
+    """
 
     flow: str
-    dataset: str
+    name: str
     parameters: dict[str, Any]
     schedule: str
 
@@ -94,7 +105,7 @@ def plan(
     recipe: str = "puyun", schedules: Mapping[str, str] | None = None,
 ) -> list[Served]:  # fmt: skip
     """The deployments of `up`: the flows of its kind for each dataset (default: every archive, else the planet)."""
-    known = dict.fromkeys([*FIELDS, *SCENES])
+    known = dict.fromkeys([*FIELDS, *SCENES, *IMAGES])
     unknown = set(schedules or {}) - set(known)
     if unknown:
         raise BadInput(f"no flow called '{min(unknown)}'", todo=f"choose from {', '.join(known)}")
@@ -104,8 +115,11 @@ def plan(
     held = workspace.names("archives")
     for i, dataset in enumerate(datasets or held or [SAMPLE]):
         kind = kind_of(workspace, dataset) or ("fields" if dataset in held else _catalog_kind(dataset, workspace))
-        when = {flow: (schedules or {}).get(flow, text) for flow, text in SCHEDULES[kind].items()}
         common = {"dataset": dataset, "workspace": workspace.root}
+        shift = i * STAGGER_MIN
+        if kind == "scenes":
+            served += _of_images(workspace, common, schedules or {}, shift)
+        when = {flow: (schedules or {}).get(flow, text) for flow, text in SCHEDULES[kind].items()}
         extra: dict[str, dict[str, Any]] = {
             "forecast": {"lead": lead, "model": model},
             "verify": {},
@@ -113,7 +127,25 @@ def plan(
         }
         for flow, text in when.items():
             parameters = {**common, **extra.get(flow, {})}
-            served.append(Served(flow, dataset, parameters, _shifted(text, i * STAGGER_MIN)))
+            served.append(Served(flow, dataset, parameters, _shifted(text, shift)))
+    return served
+
+
+def _of_images(
+    workspace: Workspace, common: dict[str, Any], schedules: Mapping[str, str], shift: int
+) -> list[Served]:  # fmt: skip
+    """The tasks of a scene dataset for which there is a model; training and scores of those that it has labels for."""
+    from eoflow.predict_images.scheduled import recipes_of, verbs_of
+
+    dataset = common["dataset"]
+    served = []
+    wanted: list[tuple[str, str, dict[str, Any]]] = [(v, dataset, {}) for v in verbs_of(dataset, workspace)]
+    for recipe in recipes_of(dataset, workspace):
+        wanted.append(("train", f"{dataset}-{recipe}", {"recipe": recipe}))
+        wanted.append(("verify", f"{dataset}-{recipe}", {"models": [recipe]}))
+    for k, (flow, name, extra) in enumerate(wanted):
+        text = _shifted(schedules.get(flow, IMAGES[flow]), shift + k // 4)
+        served.append(Served(flow, name, {**common, **extra}, text))
     return served
 
 
@@ -166,7 +198,7 @@ def up(
         deployments = []
         for s in served:
             deployments.append(_deployment(s))
-            say(f"  {s.flow + '/' + s.dataset:<28} {s.schedule:<14} next {_next_run(s)}")
+            say(f"  {s.flow + '/' + s.name:<28} {s.schedule:<14} next {_next_run(s)}")
         say("Ctrl-C stops the schedules and the server.")
         from prefect import serve
 
@@ -284,7 +316,7 @@ def _deployment(s: Served) -> Any:
     every = s.interval_s
     schedule = Cron(s.schedule, timezone="UTC") if every is None else Interval(timedelta(seconds=every), timezone="UTC")
     return load_flow(s.flow).to_deployment(
-        s.dataset, parameters=s.parameters, schedule=schedule, tags=["eoflow", s.dataset],
+        s.name, parameters=s.parameters, schedule=schedule, tags=["eoflow", s.parameters["dataset"]],
         # one run at a time of each flow and dataset; a run that finds the last one busy adds nothing by waiting
         concurrency_limit=ConcurrencyLimitConfig(limit=1, collision_strategy=ConcurrencyLimitStrategy.CANCEL_NEW),
     )  # fmt: skip

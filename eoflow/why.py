@@ -94,6 +94,8 @@ def _item_lines(p: Pixel) -> list[str]:
         if i.get("hrefs", {}).get("quality"):
             out.append(f"  mask      {i['hrefs']['quality']}   (etag {i['etags'].get('quality') or '-'})")
         out.append(f"  recipe    {i['recipe']}, digest of the scene's values {i['digest']}")
+    if p.item is not None and p.item.get("outside"):
+        out.append(f"  left out  {p.item['outside']:.1%} of the scene's pixels, which lie outside the tile")
     out += [f"  also in this time step: {', '.join(p.others)}"] if p.others else []
     for r in p.ledger:
         if r["status"] != "present":

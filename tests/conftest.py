@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import zlib
 from pathlib import Path
 
 import hypothesis
@@ -34,6 +35,33 @@ def workspace(tmp_path: Path):
     from eoflow.workspace import Workspace
 
     return Workspace(tmp_path / "workspace")
+
+
+@pytest.fixture
+def bucket(monkeypatch, tmp_path, request):
+    """An empty workspace in a bucket of its own, on an S3 server on this machine."""
+    from eoflow.config import settings
+    from eoflow.workspace import Workspace
+
+    server_module = pytest.importorskip("moto.server", reason="moto is not installed")
+    s3fs = pytest.importorskip("s3fs", reason="s3fs is not installed")
+    server = server_module.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    env = {
+        "EOFLOW_S3_ENDPOINT": f"http://{host}:{port}", "EOFLOW_S3_ALLOW_HTTP": "true",
+        "EOFLOW_CACHE": str(tmp_path / "cache"), "AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_REGION": "us-east-1",
+    }  # fmt: skip
+    for name, value in env.items():
+        monkeypatch.setenv(name, value)
+    settings.cache_clear()
+    s3fs.S3FileSystem.clear_instance_cache()
+    name = f"b{zlib.crc32(request.node.nodeid.encode()):08x}"  # all servers of this process share their buckets
+    s3fs.S3FileSystem(anon=False, client_kwargs={"endpoint_url": env["EOFLOW_S3_ENDPOINT"]}).mkdir(name)
+    yield Workspace(f"s3://{name}/data")
+    server.stop()
+    settings.cache_clear()
 
 
 @pytest.fixture(scope="session")

@@ -19,7 +19,8 @@ Rule = Callable[[str, dict[str, list[str]]], int | None]
 
 
 class RangeServer:
-    """Serves `root`. `log`: (method, path with query, Range header) of every request, in order of arrival.
+    """Serves `root`. `log`: (method, path with query, Range header) of every request, in order of arrival. `met`:
+    (path, status) of every programmed fault that was answered.
 
     rule: called with (path, query) for each request; a status code that it returns is the answer (None: serve it).
     """
@@ -27,6 +28,7 @@ class RangeServer:
     def __init__(self, root: Path, rule: Rule | None = None) -> None:
         self.root, self.rule = Path(root), rule
         self.log: list[tuple[str, str, str | None]] = []
+        self.met: list[tuple[str, int]] = []
         self.redirects: dict[str, str] = {}
         self.headers: dict[str, dict[str, str]] = defaultdict(dict)
         self._faults: dict[str, list[list[int]]] = defaultdict(list)
@@ -58,6 +60,7 @@ class RangeServer:
         with self._lock:
             self._faults.clear()
             self.log.clear()
+            self.met.clear()
 
     def _status(self, path: str, query: dict[str, list[str]]) -> int | None:
         with self._lock:
@@ -67,6 +70,7 @@ class RangeServer:
                     continue
                 if fault[2] > 0:
                     fault[2] -= 1
+                    self.met.append((path, fault[0]))
                     return fault[0]
         return self.rule(path, query) if self.rule else None
 

@@ -250,6 +250,8 @@ def test_a_503_that_passes_is_tried_again(empty, tmp_path):
         listing = items(tmp_path, {n: f"{server.url}/{n}.tif" for n in "abc"})
         server.fault("/b.tif", 503, after=2, times=1)
         done = empty.ok("--json", "ingest", entry(tmp_path, listing, hosts=["127.0.0.1"])).document
+        assert server.met == [("/b.tif", 503)]
+        assert len(server.requests("/b.tif")) > 3, "it was asked for again after the third"
     assert (done["new"], done["failed"]) == (3, 0)
 
 

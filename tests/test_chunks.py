@@ -81,3 +81,59 @@ def test_zarrs_reads_what_zarr_wrote(tmp_path: Path, zarr_format: int) -> None:
         a: Any = zarr.open_array(tmp_path / "a", mode="r")
     assert "Zarrs" in type(a._async_array.codec_pipeline).__name__
     np.testing.assert_array_equal(a[2:, 3:], values[2:, 3:])
+
+
+def _group(**arrays: tuple[tuple[int, ...], tuple[int, ...]]) -> zarr.Group:
+    """A group of int64 arrays (shape, chunks) that hold 0, 1, 2, ..."""
+    group = zarr.create_group(MemoryStore())
+    for name, (shape, chunk) in arrays.items():
+        a = group.create_array(name, shape=shape, chunks=chunk, dtype="i8", fill_value=-1)
+        a[...] = np.arange(np.prod(shape)).reshape(shape)
+    return group
+
+
+def test_opened_together() -> None:
+    group = _group(a=((5, 2), (2, 2)), b=((3,), (3,)), c=((4,), (1,)))
+    found = chunks.open_together(group, ("c", "a"))
+    assert list(found) == ["c", "a"]
+    for name, array in found.items():
+        assert array.metadata == group[name].metadata
+        np.testing.assert_array_equal(array[...], group[name][...])
+    found["a"][1] = 99
+    np.testing.assert_array_equal(group["a"][1], [99, 99])
+    assert chunks.open_together(group, ()) == {}
+    with pytest.raises(FileNotFoundError):
+        chunks.open_together(group, ("a", "none"))
+
+
+def test_read_together() -> None:
+    group = _group(a=((5, 2), (2, 2)), b=((0,), (3,)), c=((4,), (1,)))
+    text = group.create_array("t", shape=(3,), chunks=(2,), dtype="string", fill_value="")
+    text[:] = np.array(["x", "", "yy"], dtype=object)
+    arrays = [group[n] for n in ("c", "t", "a", "b")]
+    for got, array in zip(chunks.read_together(arrays), arrays, strict=True):
+        assert isinstance(got, np.ndarray)
+        np.testing.assert_array_equal(got, array[...])
+    assert chunks.read_together([]) == []
+
+
+def test_lengthened_together() -> None:
+    group = _group(a=((5, 2), (2, 2)), b=((5,), (3,)), c=((0, 3), (1, 3)))
+    before = {n: group[n][...] for n in "abc"}
+    arrays = {n: group[n] for n in "abc"}
+    chunks.lengthen(arrays.values(), 7)
+    for name, array in arrays.items():
+        again = group[name]
+        assert array.shape == again.shape == (7, *before[name].shape[1:])  # the open arrays follow
+        np.testing.assert_array_equal(again[: len(before[name])], before[name])
+        assert (again[len(before[name]) :] == -1).all()
+        array[6] = 5
+        assert (group[name][6] == 5).all()
+
+
+def test_cleared() -> None:
+    group = _group(a=((3, 4, 5), (1, 2, 2)))
+    before = group["a"][...]
+    chunks.clear(group["a"], 1)
+    np.testing.assert_array_equal(group["a"][[0, 2]], before[[0, 2]])
+    assert (group["a"][1] == -1).all()

@@ -2,34 +2,12 @@
 
 from __future__ import annotations
 
-import pytest
 import xarray as xr
 from support import SMALL_NET, small_world
 
 import eoflow
 from eoflow.config import settings
-from eoflow.workspace import Workspace, s3_options
-
-
-@pytest.fixture
-def bucket(monkeypatch, tmp_path):
-    server_module = pytest.importorskip("moto.server", reason="moto is not installed")
-    s3fs = pytest.importorskip("s3fs", reason="s3fs is not installed")
-    server = server_module.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    monkeypatch.setenv("EOFLOW_S3_ENDPOINT", f"http://{host}:{port}")
-    monkeypatch.setenv("EOFLOW_S3_ALLOW_HTTP", "true")
-    monkeypatch.setenv("EOFLOW_CACHE", str(tmp_path / "cache"))
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-        monkeypatch.setenv(name, "test")
-    monkeypatch.setenv("AWS_REGION", "us-east-1")
-    settings.cache_clear()
-    s3fs.S3FileSystem.clear_instance_cache()
-    s3fs.S3FileSystem(anon=False, client_kwargs={"endpoint_url": f"http://{host}:{port}"}).mkdir("chain")
-    yield Workspace("s3://chain/data")
-    server.stop()
-    settings.cache_clear()
+from eoflow.workspace import s3_options
 
 
 def test_ingest_train_forecast_verify(bucket, tmp_path, monkeypatch):

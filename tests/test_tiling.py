@@ -1,4 +1,4 @@
-"""Grids, cells, chunks, windows and coarser copies, against other ways to compute them."""
+"""Grids, tiles, cells, chunks and windows, against other ways to compute them."""
 
 from __future__ import annotations
 
@@ -108,26 +108,87 @@ def test_footprints():
         tiling.refuse_other(fine, grid((100, 100), crs="EPSG:32633"))
 
 
+@settings(max_examples=30, deadline=None)
+@given(
+    st.lists(
+        st.tuples(st.integers(-40, 40), st.integers(-40, 40), st.integers(60, 120), st.integers(60, 120)), min_size=1,
+        max_size=4,
+    ),
+    st.sampled_from([None, 0.0, 0.05]), st.sampled_from([None, (8, 8), (1, 120)]), st.sampled_from([0.0, 4.0]),
+)  # fmt: skip
+def test_the_union_of_grids_holds_them_all(places, margin, blocks, off):
+    grids = [
+        grid((h, w), left=500_000.0 + 10 * c + off * (i > 0), top=5_000_000.0 - 10 * r)
+        for i, (r, c, h, w) in enumerate(places)
+    ]
+    found = tiling.union(grids, margin, blocks)
+    boxes = np.array([g.bounds for g in grids])
+    area = (np.ptp(boxes[:, [0, 2]]) // 10 + 1) * (np.ptp(boxes[:, [1, 3]]) // 10 + 1)
+    if area > 1.9 * max(g.shape[0] * g.shape[1] for g in grids):
+        return  # no frames of one place
+    assert tiling.same_pixels(found, grids[0])
+    assert all(abs(x - round(x)) < 1e-9 for x in found.offset(grids[0]))  # on the first one's lattice
+    assert all(tiling.outside(found, g) == 0 for g in grids)
+    left, bottom, right, top = found.bounds
+    unit = 10.0 if blocks is None or blocks[0] == 1 else 80.0
+    room = 0.0 if margin == 0 or (margin is None and len(set(grids)) == 1) else (margin or 0.03) * 120 * 10 + 10
+    assert boxes[:, 0].min() - left <= room + unit + 10
+    assert top - boxes[:, 3].max() <= room + unit + 10
+    assert right - boxes[:, 2].max() <= room + 10
+    assert boxes[:, 1].min() - bottom <= room + 10
+
+
+def test_frames_of_several_places_are_no_tile():
+    far = [grid((100, 100)), grid((100, 100), left=501_500.0)]
+    assert tiling.union(far, None, None) == far[0]
+    assert tiling.outside(far[0], far[1]) == 1.0
+    assert tiling.outside(far[0], grid((100, 100), left=500_010.0)) == 0.0
+    assert tiling.outside(far[0], grid((100, 100), left=500_020.0)) == pytest.approx(0.02)
+    assert tiling.outside(far[0], grid((50, 50), left=500_100.0, top=4_999_900.0)) == 0.0
+    assert tiling.outside(grid((10, 10)), grid((20, 10))) == pytest.approx(0.5)
+
+
 @pytest.mark.parametrize(
     ("shape", "blocks", "chunk"),
     [
-        ((10980, 10980), (1024, 1024), (512, 512)),
-        ((10980, 10980), (256, 256), (512, 512)),
-        ((10980, 10980), (1, 10980), (512, 512)),
+        ((10980, 10980), (1024, 1024), (1024, 1024)),
+        ((10980, 10980), (2048, 2048), (1024, 1024)),
+        ((10980, 10980), (256, 256), (1024, 1024)),
+        ((10980, 10980), (1, 10980), (1024, 1024)),
         ((256, 256), (64, 64), (256, 256)),
-        ((300, 5000), (128, 128), (300, 512)),
-        ((7000, 7000), (384, 384), (384, 384)),
-        ((7000, 7000), (700, 700), (512, 512)),
-        ((10980, 10980), None, (512, 512)),
+        ((1280, 1098), (512, 512), (1280, 1098)),
+        ((300, 5000), (128, 128), (300, 1024)),
+        ((7000, 7000), (384, 384), (768, 768)),
+        ((7000, 7000), (700, 700), (1024, 1024)),
+        ((10980, 10980), None, (1024, 1024)),
     ],
 )
 def test_chunks(shape, blocks, chunk):
     assert tiling.chunk_shape(shape, blocks, TileScheme()) == chunk
 
 
+@pytest.mark.parametrize(
+    ("side", "said", "factors"),
+    [(10980, None, (4, 16)), (2049, None, (4, 16)), (2048, None, (4,)), (1098, None, (4,)), (512, None, ()),
+     (200, (4, 2), (2, 4)), (100, (4, 2), (2,)), (5000, (), ())],
+)  # fmt: skip
+def test_coarser_copies(side, said, factors):
+    assert tiling.overview_factors((side, side // 2), TileScheme(overviews=said)) == factors
+
+
+def test_the_layout_of_new_tiles_is_the_cubes_own():
+    """So that other defaults of a later version go on with a cube of an earlier one."""
+    begun = TileScheme(chunk=512, overviews=(4, 16), margin=0.1)
+    assert TileScheme().agrees(begun)
+    assert TileScheme(chunk=512).agrees(begun)
+    assert not TileScheme(chunk=256).agrees(begun)
+    assert not TileScheme(resampling="cubic").agrees(begun)
+    assert not TileScheme(margin=0).agrees(begun)
+
+
 @settings(max_examples=30, deadline=None)
 @given(
-    st.tuples(st.integers(1, 3000), st.integers(1, 3000)),
+    st.tuples(st.integers(1, 4000), st.integers(1, 4000)),
     st.sampled_from([None, (256, 256), (1024, 1024), (1, 9999), (300, 300)]),
     st.integers(1, 26), st.integers(1 << 16, 1 << 26),
 )  # fmt: skip
@@ -143,43 +204,3 @@ def test_windows_cover_once_in_whole_chunks(shape, blocks, pixel, budget):
         size = (rows.stop - rows.start) * (columns.stop - columns.start) * pixel
         assert size <= max(2 * budget, 16 * chunk[0] * chunk[1] * pixel)
     assert (seen == 1).all()
-
-
-def naive(values, factor, fn):
-    h, w = (math.ceil(n / factor) for n in values.shape)
-    return np.array(
-        [[fn(values[i * factor : (i + 1) * factor, j * factor : (j + 1) * factor]) for j in range(w)] for i in range(h)]
-    )
-
-
-@settings(max_examples=15, deadline=None)
-@given(
-    st.integers(1, 40), st.integers(1, 40), st.sampled_from([0, 7, None]), st.sampled_from(["u2", "i2", "u1", "f4"]),
-    st.integers(0, 2**31),
-)  # fmt: skip
-def test_means_leave_nodata_out(height, width, nodata, dtype, seed):
-    rng = np.random.default_rng(seed)
-    values = rng.integers(0, 20, (height, width)).astype(dtype)
-    if dtype == "f4" and nodata is None:
-        values[values > 15] = np.nan
-
-    def mean(block):
-        kept = block[~np.isnan(block)] if nodata is None else block[block != nodata]
-        if kept.size == 0:
-            return np.nan if nodata is None else nodata
-        value = kept.astype("f8").mean()
-        return value if dtype == "f4" else np.rint(value)
-
-    found = tiling.coarse_means(values, nodata, (3, 6, 4))
-    for f in (3, 6, 4):
-        assert found[f].dtype == values.dtype
-        np.testing.assert_allclose(found[f].astype("f8"), naive(values, f, mean), rtol=1e-6)
-
-
-@settings(max_examples=15, deadline=None)
-@given(st.integers(1, 40), st.integers(1, 40), st.integers(1, 5), st.integers(0, 2**31))
-def test_classes_by_majority(height, width, classes, seed):
-    values = np.random.default_rng(seed).integers(0, classes, (4 * height, 4 * width)).astype("u1")
-    found = tiling.coarse_classes(values, (2, 4))
-    for f in (2, 4):
-        np.testing.assert_array_equal(found[f], naive(values, f, lambda b: np.bincount(b.ravel()).argmax()))

@@ -20,7 +20,10 @@ from eoflow.workspace import Workspace
 if TYPE_CHECKING:
     import xarray as xr
 
-HOW = "DATASET:TILE:TIME, composite:DATASET[:ID], or the path of a .zarr with a spatial_ref"
+HOW = (
+    "DATASET:TILE:TIME, composite:DATASET[:ID], flood|change|clouds:DATASET[:ID[:TIME]],"
+    " or the path of a .zarr with a spatial_ref"
+)
 
 
 @dataclass(frozen=True)
@@ -72,6 +75,9 @@ def find(
     if first == "composite":
         dataset, _, which = rest.partition(":")
         return _composite(ws, dataset, which)
+    if first in ("flood", "change", "clouds") and rest:
+        dataset, which, time = [*rest.split(":", 2), "", ""][:3]
+        return _image_task(ws, first, dataset, which, time)
     if not rest:
         raise BadInput(f"'{text}' does not say which product", todo=f"write {HOW}")
     tile, _, time = rest.partition(":")
@@ -151,6 +157,40 @@ def _composite(ws: Workspace, dataset: str, which: str) -> Product:
     chosen = found[0] if len(found) == 1 else max(found, key=created)
     stem = chosen.removesuffix(".zarr")
     return replace(_of_store(ws.url(*parts, chosen), stem, options), id=f"{dataset}-{stem}")
+
+
+def _image_task(ws: Workspace, verb: str, dataset: str, which: str, time: str) -> Product:
+    """One date (the last) of every tile of an image task's product; without an id the one made last."""
+    import xarray as xr
+    import zarr
+
+    from eoflow.holdings import image_products
+
+    place = image_products(ws, verb, dataset, which=which)[-1]
+    options: dict[str, Any] = {} if ws.is_local else {"storage_options": ws.storage_options()}
+    group: Any = zarr.open_group(ws.url(*place), mode="r", zarr_format=3, **options)
+    span = Period.parse(time) if time else None
+    pieces, shown, known = [], [], []
+    head: Product | None = None
+    for tile in sorted(group["tiles"].group_keys()):
+        ds = xr.open_zarr(ws.url(*place), group=f"tiles/{tile}", mask_and_scale=False, **options)
+        times = ds["time"].values.astype(NS)
+        known += list(times)
+        at = np.arange(times.size) if span is None else np.flatnonzero(span.contains(times))
+        if not at.size:
+            continue
+        order = list(ds.attrs.get("eoflow_bands", ()))
+        flat = [v for v in ds.data_vars if {"y", "x"} <= set(ds[v].dims)]
+        one = ds[flat].isel(time=int(at[-1]))
+        one.attrs["eoflow_bands"] = [*order, *(str(v) for v in flat if v not in order)]
+        head = _of_dataset(one, place[-1].removesuffix(".zarr"))
+        pieces.append(replace(head.pieces[0], tile=tile))
+        shown.append(times[at[-1]])
+    if head is None:
+        raise BadInput(f"the product has no map of {time}", where=ws.url(*place),
+                       todo=f"it has {', '.join(iso(t) for t in sorted(set(known))[:8])}")  # fmt: skip
+    name = f"{verb}-{dataset}-{head.id}"
+    return replace(head, id=name, kind=verb, pieces=tuple(pieces), times=(min(shown), max(shown)))
 
 
 def _step(ws: Workspace, dataset: str, tile: str, time: str, as_of: str | None) -> Product:

@@ -16,7 +16,7 @@ import numpy as np
 
 from eoflow import catalog
 from eoflow.archive import MAIN, STAGING, Archive, dumps
-from eoflow.catalog import DatasetEntry
+from eoflow.catalog import DatasetEntry, Model
 from eoflow.errors import BadInput
 from eoflow.ingest import blocks as bl
 from eoflow.ingest import checks
@@ -26,6 +26,7 @@ from eoflow.ingest.ledger import Ledger, Status
 from eoflow.ingest.report import IngestReport, Progress
 from eoflow.schema import FieldSchema
 from eoflow.sources.base import Asset, AssetError, SourceContext, create
+from eoflow.sources.files import expand
 from eoflow.times import NS, Period, iso
 from eoflow.transaction import set_attributes
 from eoflow.workspace import Workspace
@@ -64,7 +65,7 @@ def ingest_files(
             assets = input_error(lambda: job.source.plan(period, reading.area))
             if not assets:
                 raise BadInput("the files hold no time in the period", where=str(period), todo="give another --period")
-            _ingest(job, entry, assets, rewrite, _key(files, entry, rewrite, period))
+            _ingest(job, entry, assets, rewrite, work_key(files, entry, rewrite, period))
         finally:
             job.get.keep(set())
         if not workspace.exists("catalogs", "datasets", f"{name}.yaml") or existing != entry:
@@ -135,13 +136,14 @@ def _entries(
     return entry, entry.model_copy(update={"source": entry.source.model_copy(update={"args": args})})
 
 
-def _key(files: list[str], entry: DatasetEntry, rewrite: bool, period: Period | None) -> str:
-    """Identity of this piece of work: the files as they are now, and what is to be done with them."""
+def work_key(files: list[str], entry: Model, rewrite: bool, period: Period | None) -> str:
+    """Identity of this piece of work: the files (also those in a folder) as they are now, and what is to be done."""
     stamps = []
-    for f in files:
-        path = Path(f)
-        stat = path.stat() if path.is_file() else None
-        stamps.append([str(path.absolute()), stat.st_size if stat else 0, stat.st_mtime_ns if stat else 0])
+    for path in map(Path, expand(files)):
+        inside = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+        for p in inside:
+            stat = p.stat() if p.is_file() else None
+            stamps.append([str(p.absolute()), stat.st_size if stat else 0, stat.st_mtime_ns if stat else 0])
     return dumps([stamps, entry.model_dump(mode="json"), rewrite, str(period)])
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from eoflow.catalog_scenes import SceneEntry
 from eoflow.commits import Commit
 from eoflow.cube import Cube
 from eoflow.errors import BadInput
+from eoflow.ingest import area as areas
 from eoflow.ingest.gaps import Gaps, of_archive
 from eoflow.ingest.report import IngestReport, Progress, no_progress
 from eoflow.times import Period, parse_time
@@ -88,6 +90,7 @@ def ingest(
     name: str, files: Sequence[str | Path] = (), *, period: str | Period | None = None, start: Any = None,
     end: Any = None, rewrite: bool = False, workspace: Workspace | str | None = None, now: Any = None,
     progress: Progress | None = None, cadence: str | None = None, overrides: dict[str, Any] | None = None,
+    area: str | tuple[float, float, float, float] | None = None,
 ) -> IngestReport:  # fmt: skip
     """Bring data into the archive of dataset `name`.
 
@@ -100,12 +103,16 @@ def ingest(
     scenes; a scene that the provider publishes again replaces its old version.
 
     cadence: step of the files, where they do not tell it. overrides: keys of the catalog entry to set, nested as in
-    its YAML, for example {"variables": {"msl": {"source_units": "hPa"}}}. now: the time it is taken to be (UTC).
+    its YAML, for example {"variables": {"msl": {"source_units": "hPa"}}}. area: W, S, E, N in degrees, within that of
+    the catalog entry; the first ingest decides, and the entry in the workspace remembers it. now: the time it is taken
+    to be (UTC).
     Raises BadInput, or Failure where the input was right and the work failed.
     """
     began, workspace = time.perf_counter(), Workspace.of(workspace)
     moment, tell = _now(now), progress or no_progress
     if files:
+        if area is not None:
+            raise BadInput("files are taken whole", where="--area", todo="leave --area out: it is for catalog datasets")
         span = _period(period, start, end, None, moment)
         paths = [str(f) for f in files]
         report = _by_hand(name, paths, workspace, moment, tell, span, rewrite, cadence, overrides or {})
@@ -116,7 +123,14 @@ def ingest(
             )
         entry = _entry(name, workspace)
         span = _period(period, start, end, entry, moment)
-        report = _scheduled(entry, workspace, moment, tell, span, rewrite=rewrite)
+        keep: AbstractContextManager[None] = nullcontext()
+        if area is not None:
+            if name != entry.name:
+                raise BadInput("an area beside a file's entry", where=name, todo="write  area: [W, S, E, N]  into it")
+            entry = areas.narrowed(entry, areas.parse(area), workspace)
+            keep = areas.kept(entry, workspace)
+        with keep:
+            report = _scheduled(entry, workspace, moment, tell, span, rewrite=rewrite)
     return _finish(report, workspace, began)
 
 

@@ -21,20 +21,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from eoflow.models.images import ImageModel, ImageSignature, padded
-from eoflow.models.layers.dense import DenseEncoder
 from eoflow.models.layers.drop import DropPath
 from eoflow.models.layers.pair import two_dates
+from eoflow.models.layers.resnet import DenseEncoder
+from eoflow.models.layers.units import PixelNorm
 
 HEADS = ("1xd", "changemixin")
-SCALE = 4  # pixels of the image in one place of the feature map, along a side
-
-
-class LayerNorm2d(nn.LayerNorm):
-    """Layer norm over the channels of (B, C, H, W), each place for itself."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) -> same shape."""
-        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
 class OneByD(nn.Module):
@@ -43,7 +35,7 @@ class OneByD(nn.Module):
     def __init__(self, features: int, d: int) -> None:
         super().__init__()
         self.mix = nn.Sequential(
-            nn.Conv2d(2 * features, d, 3, padding=1, bias=False), LayerNorm2d(d), nn.GELU()
+            nn.Conv2d(2 * features, d, 3, padding=1, bias=False), PixelNorm(d), nn.GELU()
         )
 
     def forward(self, t1: Tensor, t2: Tensor) -> Tensor:
@@ -104,7 +96,9 @@ class ChangeStar(ImageModel):
     Options
         head: '1xd' or 'changemixin'. d: channels of the change head; None: the paper's 96 or 16.
         classes: semantic classes (1: one object class, a sigmoid). 0: no semantic head.
-        width, blocks, features: of the encoder (see DenseEncoder).
+        width, blocks, features: of the encoder (layers.resnet.DenseEncoder; blocks may name a kind of ResNet).
+        norm: of the encoder: 'batch' or 'layer', which leave the receptive field finite outside training; 'group'.
+        stem_stride: 4, or 2 or 1 for a picture whose objects are a few pixels wide (the cost grows by 4 a step).
         convolutions, drop_path, difference_blocks: of the ChangeMixin's swap and difference modules.
 
     Values of pixels that are not usable on both dates do not matter. With `1xd` the receptive field is finite
@@ -120,8 +114,10 @@ class ChangeStar(ImageModel):
         d: int | None = None,
         classes: int = 1,
         width: int = 64,
-        blocks: Sequence[int] = (2, 2, 2, 2),
+        blocks: str | Sequence[int] = (2, 2, 2, 2),
         features: int = 256,
+        norm: str = "batch",
+        stem_stride: int = 4,
         convolutions: int = 3,
         drop_path: float = 0.2,
         difference_blocks: int = 9,
@@ -133,7 +129,9 @@ class ChangeStar(ImageModel):
             raise ValueError(f"change has two dates, the signature says {signature.dates}")
         if classes < 0:
             raise ValueError(f"classes {classes} is negative")
-        self.encoder = DenseEncoder(signature.channels, width=width, blocks=blocks, features=features)
+        self.encoder = DenseEncoder(
+            signature.channels, blocks, width=width, features=features, norm=norm, stem_stride=stem_stride
+        )
         self.multiple = self.encoder.multiple
         self.ordered = head == "changemixin"
         depth = d if d is not None else 16 if self.ordered else 96
@@ -146,7 +144,7 @@ class ChangeStar(ImageModel):
         self.semantic = nn.Conv2d(features, classes, 1) if classes else None
         wide = convolutions + 3 * difference_blocks if self.ordered else 1
         # After the encoder's radius: the head's kernels, the enlargement, and the places' own pixels.
-        self.halo = self.encoder.radius + SCALE * (wide + 2)
+        self.halo = self.encoder.radius + self.encoder.stride * (wide + 2)
 
     def forward(self, images: Tensor, usable: Tensor | None = None) -> dict[str, Tensor]:
         """See the class."""
@@ -166,10 +164,10 @@ class ChangeStar(ImageModel):
             out["after"] = self._enlarged(self.semantic(t2), size)
         return out
 
-    @staticmethod
-    def _enlarged(x: Tensor, size: tuple[int, int]) -> Tensor:
-        """Four times as large, bilinear, without the padding."""
-        x = F.interpolate(x, scale_factor=SCALE, mode="bilinear", align_corners=False)
+    def _enlarged(self, x: Tensor, size: tuple[int, int]) -> Tensor:
+        """From the encoder's places to pixels, bilinear, without the padding."""
+        if self.encoder.stride > 1:
+            x = F.interpolate(x, scale_factor=float(self.encoder.stride), mode="bilinear", align_corners=False)
         return x[..., : size[0], : size[1]]
 
 

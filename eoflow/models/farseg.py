@@ -20,8 +20,8 @@ from torch import Tensor, nn
 
 from eoflow.models.images import ImageModel, ImageSignature, padded
 from eoflow.models.layers.dates import picture, picture_channels
-from eoflow.models.layers.resnet import ResNet
-from eoflow.models.layers.units import he_initialised, norm
+from eoflow.models.layers.resnet import FeaturePyramid, ResNet
+from eoflow.models.layers.units import he_initialised, norm, rounded_up
 
 
 def _double(x: Tensor, factor: int = 2) -> Tensor:
@@ -30,24 +30,18 @@ def _double(x: Tensor, factor: int = 2) -> Tensor:
     return F.interpolate(x, scale_factor=float(factor), mode="bilinear", align_corners=False)
 
 
-class FeaturePyramid(nn.Module):
-    """[(B, C_i, H / 2^i, W / 2^i)] -> [(B, width, same size)]: 1 x 1 lateral, nearest top-down sum, 3 x 3."""
-
-    def __init__(self, channels: tuple[int, ...], width: int) -> None:
-        super().__init__()
-        self.lateral = nn.ModuleList(nn.Conv2d(c, width, 1) for c in channels)
-        self.smooth = nn.ModuleList(nn.Conv2d(width, width, 3, padding=1) for _ in channels)
-
-    def forward(self, features: list[Tensor]) -> list[Tensor]:
-        """See the class."""
-        sums = [lateral(x) for lateral, x in zip(self.lateral, features)]
-        for i in range(len(sums) - 2, -1, -1):
-            sums[i] = sums[i] + F.interpolate(sums[i + 1], scale_factor=2.0, mode="nearest")
-        return [smooth(x) for smooth, x in zip(self.smooth, sums)]
+def _over(scene: Tensor, x: Tensor) -> Tensor:
+    """The scene's embedding for each place of x: one for all, or that of the coarse cell a place lies in."""
+    if scene.shape[-2:] == (1, 1) or scene.shape[-2:] == x.shape[-2:]:
+        return scene
+    return F.interpolate(scene, size=x.shape[-2:], mode="nearest")
 
 
 class SceneRelation(nn.Module):
-    """scene (B, C, 1, 1), features [(B, width, h, w)] -> [relation (B, 1, h, w) times re-encoded features]."""
+    """scene (B, C, 1, 1), features [(B, width, h, w)] -> [relation (B, 1, h, w) times re-encoded features].
+
+    A scene of more than one place is one for every place of the coarsest features.
+    """
 
     def __init__(self, scene: int, width: int, scales: int, kind: str, shared: bool) -> None:
         super().__init__()
@@ -66,7 +60,9 @@ class SceneRelation(nn.Module):
         """[(B, 1, h, w)] in (0, 1), a scale each: how much a pixel has to do with the scene's foreground."""
         scenes = [encode(scene) for encode in self.scene]
         scenes = scenes * len(features) if len(scenes) == 1 else scenes
-        return [(s * c(x)).sum(1, keepdim=True).sigmoid() for s, c, x in zip(scenes, self.content, features)]
+        return [
+            (_over(s, x) * c(x)).sum(1, keepdim=True).sigmoid() for s, c, x in zip(scenes, self.content, features)
+        ]
 
     def forward(self, scene: Tensor, features: list[Tensor]) -> list[Tensor]:
         """See the class."""
@@ -107,11 +103,14 @@ class FarSeg(ImageModel):
         encoder: 'resnet50' or another kind of layers.resnet; width: its first width; stem_stride: 4, or 2 or 1 for a
             picture whose objects are a few pixels wide (the cost grows by 4 a step).
         pyramid, decoder: channels of the pyramid and of the decoder. shared_scene: one scene projection for all scales.
+        scene_cells: 0: the scene is the whole picture, as in the paper; an odd number: so many of the coarsest cells
+            across, around each place.
         norm: 'group', 'layer', 'batch' or 'none'. usable_channel: tell the network where each date is usable.
         A small one for a CPU: encoder 'resnet18', width 32, pyramid 64, decoder 64: 3.35 M parameters.
 
-    The scene embedding sees the whole picture, so no halo is exact; `halo` is four of the coarsest cells, where most of
-    the response of a convolutional encoder lies.
+    Where the scene is the whole picture no halo is exact; `halo` is four of the coarsest cells, where most of the
+    response of a convolutional encoder lies. With scene_cells and norm 'layer', 'batch' (outside training) or 'none',
+    `halo` is the radius of the receptive field, and windows give exactly the picture of the whole scene.
     """
 
     def __init__(
@@ -124,16 +123,19 @@ class FarSeg(ImageModel):
         pyramid: int = 256,
         decoder: int = 128,
         shared_scene: bool = False,
+        scene_cells: int = 0,
         norm: str = "group",
         usable_channel: bool = False,
     ) -> None:
         super().__init__(signature)
-        self.usable_channel = usable_channel
+        if scene_cells and (scene_cells < 0 or scene_cells % 2 == 0):
+            raise ValueError(f"scene_cells {scene_cells} is not 0 or an odd number")
+        self.usable_channel, self.scene_cells = usable_channel, scene_cells
         inputs = picture_channels(signature, usable_channel)
         self.encoder = ResNet(inputs, encoder, width=width, norm=norm, stem_stride=stem_stride)
         channels = self.encoder.channels
         self.stride, self.multiple = self.encoder.strides[0], self.encoder.strides[-1]
-        self.halo = 4 * self.multiple
+        self.halo = rounded_up(self._reach(), self.multiple) if scene_cells else 4 * self.multiple
         self.pyramid = FeaturePyramid(channels, pyramid)
         self.relation = SceneRelation(channels[-1], pyramid, len(channels), norm, shared_scene)
         self.decoder = LightDecoder(pyramid, decoder, len(channels), norm)
@@ -144,6 +146,20 @@ class FarSeg(ImageModel):
         """See the class."""
         x, (height, width) = padded(picture(images, usable, self.signature, self.usable_channel), self.multiple)
         features = self.encoder(x)
-        scene = features[-1].mean(dim=(2, 3), keepdim=True)
+        scene = self._scene(features[-1])
         logits = self.head(self.decoder(self.relation(scene, self.pyramid(features))))
         return {"logits": _double(logits, self.stride)[..., :height, :width]}
+
+    def _scene(self, coarsest: Tensor) -> Tensor:
+        """Mean over the picture (B, C, 1, 1), or around each place (B, C, h, w)."""
+        n = self.scene_cells
+        if not n:
+            return coarsest.mean(dim=(2, 3), keepdim=True)
+        return F.avg_pool2d(coarsest, n, stride=1, padding=n // 2, count_include_pad=False)
+
+    def _reach(self) -> int:
+        """Radius of the receptive field around a pixel, from the head to the stem, where the scene is local."""
+        first, *coarser = self.encoder.strides
+        decoder = 3 * first + 2 * sum(coarser)  # at each coarser stride a 3 x 3 and a doubling; the last enlargement
+        scene = max(self.scene_cells // 2, 1) * self.multiple  # the pyramid's 3 x 3 reaches one cell
+        return self.encoder.radius + self.multiple + scene + decoder

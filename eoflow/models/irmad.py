@@ -26,6 +26,7 @@ from eoflow.models.images import ImageModel, ImageSignature
 from eoflow.models.layers.otsu import MAX_LOGIT, otsu
 from eoflow.models.layers.pair import score_logits, two_dates
 
+ROUNDING = 1e-12
 RIDGE = 1e-9
 """Added to the bands' correlation matrices, so that bands which are copies of each other do not divide by
 zero.
@@ -78,6 +79,7 @@ def ir_mad(
         # Where hardly a pixel keeps its weight, another round would describe those few only.
         if moved < tolerance or float(weights.sum()) < 10 * bands:
             break
+    chi2 = torch.where(chi2 < ROUNDING, 0.0, chi2)  # identical dates: a threshold must not part rounding errors
     return Mad(variates, rho, chi2, weights, done, bands)
 
 

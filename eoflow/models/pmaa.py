@@ -39,7 +39,7 @@ class PlaneNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> same shape, each plane with mean 0 and variance 1."""
-        return torch.group_norm(x, x.shape[1], None, None, 1e-5)
+        return torch.group_norm(x, int(x.shape[1]), None, None, 1e-5)
 
 
 def conv_norm(inputs: int, outputs: int, kernel: int = 1, *, dilation: int = 1, stride: int = 1) -> nn.Sequential:

@@ -18,24 +18,24 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from eoflow.models.images import ImageModel, ImageSignature, padded
-from eoflow.models.layers.dates import picture, picture_channels
-from eoflow.models.layers.units import ConvUnit, Up, he_initialised, rounded_up, u_reach
+from eoflow.models.images import ImageSignature
+from eoflow.models.layers.units import he_initialised
+from eoflow.models.layers.ushape import UShaped
 
 INFERENCE = ("average", "last")
 
 
-class UNetPlusPlus(ImageModel):
+class UNetPlusPlus(UShaped):
     """images (B, T, C, H, W), usable (B, T, H, W) -> {logits: (B, K, H, W)}.
 
     In training with deep supervision: `logits` of the last head, and `logits_1` to `logits_{depth - 1}` of the others.
 
-    Options
-        width, depth, widest, convs, norm, up, usable_channel: as for UNet. dropout: probability, in every unit.
+    Options: those of UShaped, and
+        dropout: in every unit.
         deep_supervision: a head on every X(0, j), else on the last alone.
         inference: 'average' (logits whose probabilities are the mean of the heads') or 'last'.
 
-    halo and exactness of windows as for UNet: the deepest path has the largest receptive field.
+    The deepest path has the largest receptive field, so that the halo is that of UNet.
     """
 
     def __init__(
@@ -43,43 +43,31 @@ class UNetPlusPlus(ImageModel):
         signature: ImageSignature,
         *,
         width: int = 32,
-        depth: int = 4,
-        widest: int = 1024,
-        convs: int = 2,
-        norm: str = "group",
-        up: str = "transposed",
-        dropout: float = 0.0,
         deep_supervision: bool = True,
         inference: str = "average",
-        usable_channel: bool = False,
+        **options: Any,
     ) -> None:
-        super().__init__(signature)
+        super().__init__(signature, width=width, **options)
         if inference not in INFERENCE:
             raise ValueError(f"inference '{inference}' is not one of {', '.join(INFERENCE)}")
-        if depth < 1:
+        if self.depth < 1:
             raise ValueError("U-Net++ needs a depth of at least 1")
-        self.options: dict[str, Any] = {
-            "width": width, "widest": widest, "convs": convs, "norm": norm, "up": up, "dropout": dropout,
-            "deep_supervision": deep_supervision, "inference": inference, "usable_channel": usable_channel,
-        }  # fmt: skip
-        self.depth, self.inference, self.usable_channel = depth, inference, usable_channel
-        self.multiple = 2**depth
-        self.halo = rounded_up(u_reach(depth, convs, up), self.multiple)
-        widths = [min(width * 2**i, max(widest, width)) for i in range(depth + 1)]
-        inputs = [picture_channels(signature, usable_channel), *widths]
-        self.encoder = nn.ModuleList(ConvUnit(inputs[i], widths[i], norm, convs, dropout) for i in range(depth + 1))
+        self.options |= {"deep_supervision": deep_supervision, "inference": inference}
+        self.inference = inference
+        depth, widths, dropout = self.depth, self.widths, self.options["dropout"]
+        self.encoder = self.contracting([dropout] * (depth + 1))
         self.nodes, self.ups = nn.ModuleDict(), nn.ModuleDict()
         for j in range(1, depth + 1):
             for i in range(depth + 1 - j):
-                self.ups[f"{i}_{j}"] = Up(widths[i + 1], widths[i], up)
-                self.nodes[f"{i}_{j}"] = ConvUnit((j + 1) * widths[i], widths[i], norm, convs, dropout)
+                self.ups[f"{i}_{j}"] = self.rise(i)
+                self.nodes[f"{i}_{j}"] = self.unit((j + 1) * widths[i], widths[i], dropout)
         headed = range(1, depth + 1) if deep_supervision else (depth,)
         self.heads = nn.ModuleDict({str(j): nn.Conv2d(widths[0], signature.outputs, 1) for j in headed})
         he_initialised(self)
 
     def forward(self, images: Tensor, usable: Tensor | None = None) -> dict[str, Tensor]:
         """See the class."""
-        x, (height, width) = padded(picture(images, usable, self.signature, self.usable_channel), self.multiple)
+        x, (height, width) = self.picture(images, usable)
         grid: list[list[Tensor]] = []
         for i, unit in enumerate(self.encoder):
             grid.append([unit(F.max_pool2d(grid[i - 1][0], 2) if i else x)])
@@ -102,7 +90,7 @@ class UNetPlusPlus(ImageModel):
         """
         if str(depth) not in self.heads:
             raise ValueError(f"no head at depth {depth}; there are {', '.join(self.heads)}")
-        cut = UNetPlusPlus(self.signature, depth=depth, **{**self.options, "inference": "last"})
+        cut = UNetPlusPlus(self.signature, **{**self.options, "depth": depth, "inference": "last"})
         mine = self.state_dict()
         cut.load_state_dict({name: mine[name] for name in cut.state_dict()})
         return cut.to(next(self.parameters()).device).train(self.training)

@@ -14,7 +14,7 @@ from eoflow.errors import BadInput
 from eoflow.sources import geotiff_names as gn
 from eoflow.sources.radiometry import Pair, check_backscatter, check_sample, cube_band, parse_baseline, sentinel2_pair
 from eoflow.sources.raster import Header, RasterReader, fill_in
-from eoflow.sources.scene import QUALITY, Grid, RasterBand, Scene
+from eoflow.sources.scene import MASKS, Grid, RasterBand, Scene
 
 Array = np.ndarray[Any, Any]
 SAMPLE = 256
@@ -113,7 +113,7 @@ def check_values(entry: SceneEntry, scenes: Sequence[Scene], reader: RasterReade
 
     Bands without units (radar) are refused with a hint.
     """
-    names = [n for n in (scenes[0].bands if scenes else ()) if n != QUALITY]
+    names = [n for n in (scenes[0].bands if scenes else ()) if n not in MASKS]
     for name in names:
         band_entry = (entry.bands or {}).get(name)
         for i in evenly(len(scenes), 8):

@@ -18,6 +18,7 @@ from urllib.parse import SplitResult, unquote, urljoin, urlsplit
 from eoflow.errors import BadInput
 from eoflow.sources.raster_http import bare
 
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 S3_HOST = re.compile(r"(?P<bucket>[a-z0-9.-]{3,63})\.s3(?:[.-][a-z0-9-]+)?(?:\.dualstack)?\.amazonaws\.com")
 """Host of a bucket in the virtual-hosted style."""
 
@@ -92,6 +93,7 @@ class Access:
         self.folders = tuple(Path(f).resolve() for f in folders)
         self.signer, self.buckets = signer, buckets
         self._queries: dict[str, str] = {}
+        self._resolved: dict[Path, Path] = {}
 
     def __call__(self, href: str) -> str:
         """What to open now. Raises BadInput for a place that is not allowed, or a signature that has expired."""
@@ -138,7 +140,7 @@ class Access:
 
     def _local(self, href: str) -> Path | None:
         """The file that an href means, or None for an address. Raises BadInput for a file that is not allowed."""
-        if any(ord(c) < 32 or ord(c) == 127 for c in href):
+        if _CONTROL.search(href):
             raise _refused(href, "it holds control characters")
         if "://" not in href[:12] and not href.lower().startswith(("file:", "/vsi")) and Path(href).is_absolute():
             path = Path(href)
@@ -151,10 +153,15 @@ class Access:
             path = Path(unquote(parts.path))
         if not self.folders:
             raise _refused(href, "it is a local file, and the items came from elsewhere")
-        path = path.resolve()
-        if not any(path.is_relative_to(folder) for folder in self.folders):
+        folder = self._resolved.get(path.parent)
+        if folder is not None and path.name not in ("", "..") and not path.is_symlink():
+            return folder / path.name
+        found = path.resolve()
+        if not any(found.is_relative_to(folder) for folder in self.folders):
             raise _refused(href, "it is a local file outside the folder of the item list")
-        return path
+        if not path.is_symlink() and any(found.parent.is_relative_to(folder) for folder in self.folders):
+            self._resolved[path.parent] = found.parent  # a run asks for thousands of files of a few folders
+        return found
 
     def _remote(self, href: str) -> SplitResult:
         parts = _split(href)

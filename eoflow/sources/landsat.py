@@ -23,7 +23,7 @@ from eoflow.sources.base import Area, AssetCorrupt, AssetMissing
 from eoflow.sources.bundle import Bundle, open_bundle
 from eoflow.sources.products import ProductSource, box_of, entry_from, said, wanted_bands
 from eoflow.sources.radiometry import Pair, known, same_pair
-from eoflow.sources.scene import QUALITY, RasterBand, Scene
+from eoflow.sources.scene import QUALITY, SATURATION, RasterBand, Scene
 from eoflow.times import parse_time
 
 NAME = re.compile(r"(L[COTE]0(\d))_(L2S[PR])_(\d{6})_(\d{8})_(\d{8})_(\d{2})_(T1|T2|RT)")
@@ -127,6 +127,9 @@ class LandsatSource(ProductSource):
                 bundle.href(tifs[mask.upper()]), index=self.entry.quality.index or 1, nodata=fill,
                 etag=bundle.stamp() or None,
             )  # fmt: skip
+        bits = self.entry.quality.saturation
+        if QUALITY in bands and bits is not None and bits.upper() in tifs:
+            bands[SATURATION] = RasterBand(bundle.href(tifs[bits.upper()]), etag=bundle.stamp() or None)
         return Scene(
             id=_id(m),
             time=meta.time,

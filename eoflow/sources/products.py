@@ -17,7 +17,7 @@ from eoflow.sources.base import Area, AssetCorrupt, AssetError, AssetMissing, So
 from eoflow.sources.bundle import Bundle, overlaps
 from eoflow.sources.files import expand
 from eoflow.sources.radiometry import convention_of
-from eoflow.sources.scene import QUALITY, RasterBand, Scene
+from eoflow.sources.scene import MASKS, QUALITY, SATURATION, RasterBand, Scene
 from eoflow.times import Period
 
 if TYPE_CHECKING:
@@ -115,7 +115,7 @@ class ProductSource(ABC):
         """The scene with its bands filled in from the headers, in the entry's order; every band must be there."""
         if PROBLEM in scene.properties:
             scene = self._again(scene)
-        wanted = list(self.entry.bands or [n for n in scene.bands if n != QUALITY])
+        wanted = list(self.entry.bands or [n for n in scene.bands if n not in MASKS])
         if self.entry.quality.rule != "none":
             wanted.append(QUALITY)
         missing = [self._source(n) for n in wanted if n not in scene.bands]
@@ -127,7 +127,7 @@ class ProductSource(ABC):
                 todo="fetch the whole product, or list under bands what is there"
                 + (" and write  quality: {rule: none}" if QUALITY in wanted and QUALITY not in scene.bands else ""),
             )
-        bands = {n: self._filled(scene, n) for n in wanted}
+        bands = {n: self._filled(scene, n) for n in (*wanted, *([SATURATION] if SATURATION in scene.bands else []))}
         return replace(scene, bands=bands)
 
     def readable(self, href: str) -> str:
@@ -162,7 +162,7 @@ class ProductSource(ABC):
 
         band = scene.bands[name]
         filled = fill_in(band, self.reader.header(band.href, band.index))
-        if name != QUALITY and filled.dtype is not None and np.dtype(filled.dtype).kind not in "iu":
+        if name not in MASKS and filled.dtype is not None and np.dtype(filled.dtype).kind not in "iu":
             raise AssetCorrupt(
                 f"band {name} holds {filled.dtype}, and this product stores integers", where=band.href,
                 todo="fetch the original product",

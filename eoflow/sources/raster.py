@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
@@ -15,11 +14,14 @@ from eoflow.errors import BadInput, EoflowError
 from eoflow.sources import raster_grid, raster_http
 from eoflow.sources import raster_open as ro
 from eoflow.sources.base import AssetCorrupt, AssetTransient
+from eoflow.sources.raster_files import OpenFiles, handles
 from eoflow.sources.raster_grid import bbox_of, same_crs
 from eoflow.sources.scene import Grid, RasterBand
 
 Array = np.ndarray[Any, Any]
 T = TypeVar("T")
+OPEN_FILES = 256
+"""Of the scenes whose headers are read together; see OpenFiles."""
 __all__ = ["Header", "RasterReader", "bbox_of", "fill_in", "grid_of", "same_crs"]
 
 
@@ -83,7 +85,7 @@ def fill_in(band: RasterBand, header: Header) -> RasterBand:
 
 
 class RasterReader:
-    """Reads headers and windows. Safe in threads, picklable; each thread keeps at most `open_files` files open.
+    """Reads headers and windows. Safe in threads, picklable; at most `open_files` files stay open between two reads.
 
     readable: href -> what is opened (a path or a signed http address), called at the moment of opening. It, or the
     object that it is a method of, may have `renew(href, failed)`, called with the address that was refused before
@@ -93,21 +95,19 @@ class RasterReader:
     """
 
     def __init__(
-        self, readable: Callable[[str], str] = ro.local_path, *, need_crs: bool = True, open_files: int = 8,
+        self, readable: Callable[[str], str] = ro.local_path, *, need_crs: bool = True, open_files: int = OPEN_FILES,
         max_pixels: int = ro.MAX_PIXELS, tries: int = 3, sleep: raster_http.Sleep = time.sleep,
     ) -> None:  # fmt: skip
-        self.readable, self.need_crs, self.open_files = readable, need_crs, open_files
+        self.readable, self.need_crs, self.open_files = readable, need_crs, handles(open_files)
         self.max_pixels, self.tries, self.sleep = max_pixels, tries, sleep
-        self._local = threading.local()
-        self._generation = 0
+        self._local, self._files = threading.local(), OpenFiles(self.open_files)
 
     def __getstate__(self) -> dict[str, Any]:
         return {k: v for k, v in self.__dict__.items() if not k.startswith("_")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self._local = threading.local()
-        self._generation = 0
+        self._local, self._files = threading.local(), OpenFiles(self.open_files)
 
     def header(self, href: str, index: int = 1) -> Header:
         """The header of band `index` of a file.
@@ -116,7 +116,7 @@ class RasterReader:
         the retries) or BadInput (an address that is not allowed).
         """
         where = raster_http.bare(href)
-        return self._do(href, lambda: where, lambda o: _header(o, href, index, self.need_crs))
+        return self._do(href, lambda: where, lambda o: _header(o, href, index, self.need_crs), used=False)
 
     def read(
         self, band: RasterBand, grid: Grid, resampling: str = "nearest", fill: float | None = None
@@ -144,9 +144,8 @@ class RasterReader:
         return {name: out[name] for name in bands}
 
     def close(self) -> None:
-        """Close the files of this thread now, and those of other threads at their next call."""
-        self._generation += 1
-        self._cache()
+        """Close the files that are not in use now, and the others after it."""
+        self._files.close()
 
     def _read(
         self, band: RasterBand, indexes: list[int], grid: Grid, resampling: str, fill: float | None
@@ -182,7 +181,7 @@ class RasterReader:
 
         return self._do(band.href, lambda: f"{raster_http.bare(band.href)}{spot}", work)
 
-    def _do(self, href: str, place: Callable[[], str], work: Callable[[ro.Opened], T]) -> T:
+    def _do(self, href: str, place: Callable[[], str], work: Callable[[ro.Opened], T], used: bool = True) -> T:
         """`work` on the open file: errors are classified, transient ones tried again, expired addresses renewed."""
         renewed = False
 
@@ -191,7 +190,7 @@ class RasterReader:
             while True:
                 try:
                     with ro.environment():
-                        return work(self._open(href, attempt, place()))
+                        return self._use(href, attempt, place(), work, used)
                 except EoflowError as e:
                     if not isinstance(e, _Expired):
                         raise
@@ -228,39 +227,38 @@ class RasterReader:
         found = getattr(self.readable, name, None) or getattr(owner, name, None)
         return found if callable(found) else None
 
-    def _cache(self) -> OrderedDict[str, ro.Opened]:
-        """Open files of this thread, the last used at the end."""
-        found: OrderedDict[str, ro.Opened] | None = getattr(self._local, "files", None)
-        if found is None or self._local.generation != self._generation:
-            for opened in (found or {}).values():
-                opened.close()
-            found = self._local.files = OrderedDict()
-            self._local.generation = self._generation
-        return found
-
     def _drop(self, href: str) -> str | None:
-        """Close the file of `href`, if it is open; returns what was opened last for it."""
-        opened = self._cache().pop(href, None)
-        if opened is not None:
-            opened.close()
+        """Close what is open of `href`; returns what was opened last for it."""
+        self._files.drop(href)
         return getattr(self._local, "last", {}).get(href)
 
-    def _open(self, href: str, attempt: int, where: str) -> ro.Opened:
-        cache = self._cache()
-        opened = cache.get(href)
+    def _use(self, href: str, attempt: int, where: str, work: Callable[[ro.Opened], T], used: bool) -> T:
+        """`work` on an open file that this thread has for itself meanwhile. After an error it is not kept."""
+        generation, opened = self._files.generation, self._files.take(href)
         if opened is not None and opened.stamp is not None and opened.stamp != _stamp_now(opened.path):
-            self._drop(href)  # the local file was written again
+            opened.close()  # the local file was written again
+            self._files.drop(href)
             opened = None
         if opened is None:
-            opened = cache[href] = self._open_new(href, attempt, where)
-            while len(cache) > self.open_files:
-                cache.popitem(last=False)[1].close()
-        cache.move_to_end(href)
-        return opened
+            opened = self._open_new(href, attempt, where)
+        else:
+            self._local.last = {href: opened.address}
+        try:
+            out = work(opened)
+        except BaseException:
+            opened.close()
+            raise
+        self._files.give(href, opened, generation, used)
+        return out
 
     def _open_new(self, href: str, attempt: int, where: str) -> ro.Opened:
         path = self.readable(href)
         self._local.last = {href: path}
+        opened = self._opened(path, attempt, where)
+        opened.address = path
+        return opened
+
+    def _opened(self, path: str, attempt: int, where: str) -> ro.Opened:
         if raster_http.is_remote(path):
             found = raster_http.probe(path, self._allowed)
             if found.status in (401, 403):

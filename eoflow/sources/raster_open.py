@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import re
+import threading
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,6 +36,7 @@ OPTIONS: dict[str, Any] = {
     "GDAL_HTTP_LOW_SPEED_TIME": "30",
     "GDAL_HTTP_LOW_SPEED_LIMIT": "100",
 }
+_THREAD = threading.local()
 MAX_PIXELS = 2**32
 """Declared pixels of a band. The largest scenes in use (whole Sentinel-1 passes, VHR mosaics) have a tenth."""
 MAX_BLOCK_BYTES = 2**29
@@ -46,8 +50,8 @@ _NETWORK = re.compile(r"HTTP |CURL|response_code|[Tt]imed? ?out|[Cc]onnection|re
 class Opened:
     """An open file and what is asked of it again and again.
 
-    path: what GDAL opened (may hold a signature). tied: only ground control points place it (a radar swath): `grid` is
-    a regular grid around it, and every read is warped.
+    path: what GDAL opened, address: what that was made of (both may hold a signature). tied: only ground control points
+    place it (a radar swath): `grid` is a regular grid around it, and every read is warped.
     """
 
     ds: Any
@@ -58,18 +62,28 @@ class Opened:
     etag: str | None
     tied: bool = False
     stamp: tuple[int, int] | None = None
+    address: str = ""
 
     def close(self) -> None:
         """Close the file."""
         self.ds.close()
 
 
-def environment() -> Any:
-    """The GDAL configuration of eoflow as a context manager (of this thread)."""
+@contextmanager
+def environment() -> Iterator[None]:
+    """The GDAL configuration of eoflow (of this thread); inside itself it costs nothing."""
     import rasterio
     from rasterio.session import DummySession
 
-    return rasterio.Env(session=DummySession(), **OPTIONS)
+    if getattr(_THREAD, "inside", False):
+        yield
+        return
+    with rasterio.Env(session=DummySession(), **OPTIONS):
+        _THREAD.inside = True
+        try:
+            yield
+        finally:
+            _THREAD.inside = False
 
 
 def open_raster(path: str, where: str, size: int | None, etag: str | None, max_pixels: int = MAX_PIXELS) -> Opened:

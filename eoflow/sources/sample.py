@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, field_validator
+from pydantic import BaseModel, ConfigDict
 
 from eoflow import catalog
 from eoflow.errors import BadInput
 from eoflow.registry import nearest
 from eoflow.sources.base import Area, Asset, AssetCorrupt, AssetMissing, SourceContext
 from eoflow.sources.planet import PRESSURE_LEVELS
+from eoflow.sources.sample_faults import Lasting
 from eoflow.times import NS, Cadence, Period, iso, parse_time
 
 if TYPE_CHECKING:
@@ -41,35 +42,18 @@ _STATIC = {
 }
 
 
-class Fault(BaseModel):
+class Fault(Lasting):
     """Something that is wrong at the provider until it is put right.
 
     late: the days touched are not listed yet. gap: the steps inside `at` are absent. corrupt: the days touched arrive
     truncated. `at`: a day or START/END. `until`: when the provider has put it right; None: never.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
     kind: Literal["late", "gap", "corrupt"]
-    at: str
-    until: str | None = None
-
-    @field_validator("at", "until", mode="before")
-    @classmethod
-    def _date(cls, v: Any) -> Any:
-        return v.isoformat() if hasattr(v, "isoformat") else v
-
-    @field_validator("at", "until")
-    @classmethod
-    def _parses(cls, v: str | None, info: Any) -> str | None:
-        if v is not None:
-            (Period.parse if info.field_name == "at" else parse_time)(v)
-        return v
 
     def hits(self, times: Times, now: np.datetime64) -> Any:
         """Boolean (T,): which of the times are inside while the fault lasts."""
-        lasts = self.until is None or now < parse_time(self.until)
-        return Period.parse(self.at).contains(times) & lasts
+        return Period.parse(self.at).contains(times) & self.lasts(now)
 
 
 class SampleArgs(BaseModel):

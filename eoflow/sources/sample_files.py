@@ -19,7 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eoflow.errors import BadInput
-from eoflow.sources.land import Tile, World
+from eoflow.sources.land import Tile, World, spectra
+from eoflow.sources.land.radar import Echo
 from eoflow.sources.land.world import VERSION
 
 SCHEME = "sample://"
@@ -75,11 +76,13 @@ class SceneFiles:
     imperfect: bool
     looks: float
     decibel: tuple[str, ...]
+    varied: bool = False
 
     @cached_property
     def folder(self) -> Path:
         """Where they lie: one folder for each way to make them."""
-        what = repr((VERSION, self.world, self.sensor, self.bands, self.imperfect, self.looks, self.decibel))
+        made = (self.sensor, self.bands, self.imperfect, self.looks, self.decibel, self.varied)
+        what = repr((VERSION, self.world, *made))
         key = hashlib.sha256(what.encode()).hexdigest()[:12]
         return Path(self.cache) / "land" / f"{self.sensor}-{key}"
 
@@ -100,18 +103,39 @@ class SceneFiles:
 
     def _make(self, shot: Shot, home: Path) -> None:
         home.mkdir(parents=True, exist_ok=True)
+        for band, values in self._truth(shot).items():
+            if band in self.bands:
+                self._write(shot, home, band, values, 255)
         if self.sensor == "optical":
             offset = 0.0 if shot.version < "04.00" else -0.1
-            view = self.world.optical(shot.tile, shot.time, self.bands, orbit=shot.orbit, imperfect=self.imperfect)
+            seen = tuple(b for b in self.bands if b in spectra.BANDS)
+            view = self.world.optical(shot.tile, shot.time, seen, orbit=shot.orbit, imperfect=self.imperfect)
             self._write(shot, home, "SCL", view.scl, 0)
-            for band in self.bands:
+            for band in seen:
                 self._write(shot, home, band, view.stored(band, offset), 0, 1e-4, offset)
         else:
-            echo = self.world.radar(shot.tile, shot.time, looks=self.looks, correlation=0.5)
+            echo, label = self._echo(shot)
+            if label is not None and "water" in self.bands:
+                self._write(shot, home, "water", label, 255)
             for band in self.bands:
-                values = echo.decibel(band) if band in self.decibel else echo.intensity[band]
-                self._write(shot, home, band, values, -9999)
+                if band in echo.intensity:
+                    values = echo.decibel(band) if band in self.decibel else echo.intensity[band]
+                    self._write(shot, home, band, values, -9999)
         self._prune()
+
+    def _echo(self, shot: Shot) -> tuple[Echo, NDArray[np.uint8] | None]:
+        """The radar scene, and its label if that is its own."""
+        if self.varied:
+            return self.world.varied_radar(shot.tile, shot.time, ascending=shot.orbit % 2 == 0)
+        return self.world.radar(shot.tile, shot.time, looks=self.looks, correlation=0.5), None
+
+    def _truth(self, shot: Shot) -> dict[str, NDArray[np.uint8]]:
+        """`water` and `cover` (y, x), if they are asked for; a varied scene has no cover."""
+        if self.varied or not {"water", "cover"} & set(self.bands):
+            return {}
+        t = self.world.truth(shot.tile, shot.time)
+        water = np.where(t["permanent_water"] | t["flood"], 1, np.where(t["inundation"], 2, 0)).astype(np.uint8)
+        return {"water": water, "cover": t["classes"]}
 
     def _write(
         self, shot: Shot, home: Path, band: str, values: NDArray[Any], nodata: float, scale: float = 1.0,

@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field
 
 from eoflow import catalog
 from eoflow.catalog_scenes import SceneEntry
@@ -23,17 +23,21 @@ from eoflow.registry import nearest
 from eoflow.sources.base import Area, AssetMissing, SourceContext
 from eoflow.sources.land import Tile, World, spectra
 from eoflow.sources.land.tiles import Kind
+from eoflow.sources.sample_faults import Lasting
 from eoflow.sources.sample_files import SceneFiles, Shot
 from eoflow.sources.scene import QUALITY, Grid, RasterBand, Scene
 from eoflow.times import Period, parse_time
 
 DAY = np.timedelta64(1, "D")
 POLARISATIONS = ("VV", "VH")
+TRUTH = ("water", "cover")
+"""Bands that no satellite has and a training set wants: 0 land, 1 water seen from above, 2 neither (flooded forest and
+streets); and the number of the `LandCover`."""
 NEW, OLD = "04.00", "03.01"
 """Processing baselines: with the offset of -0.1, and the one before it, without."""
 
 
-class SceneFault(BaseModel):
+class SceneFault(Lasting):
     """Something that is wrong at the provider until it is put right.
 
     late: the scenes are not listed yet. gap: they are listed, and their files are not there. corrupt: the file of
@@ -41,31 +45,15 @@ class SceneFault(BaseModel):
     `at`: a day or START/END. `tile`: of that tile only. `until`: when it is put right; None: never.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
     kind: Literal["late", "gap", "corrupt", "old-baseline"]
-    at: str
-    until: str | None = None
     tile: str | None = None
     band: str | None = None
-
-    @field_validator("at", "until", mode="before")
-    @classmethod
-    def _date(cls, v: Any) -> Any:
-        return v.isoformat() if hasattr(v, "isoformat") else v
-
-    @field_validator("at", "until")
-    @classmethod
-    def _parses(cls, v: str | None, info: Any) -> str | None:
-        if v is not None:
-            (Period.parse if info.field_name == "at" else parse_time)(v)
-        return v
 
     def hits(self, tile: str, time: np.datetime64, now: np.datetime64) -> bool:
         """Whether it touches the scene of a tile and time, as things stand at `now`."""
         if self.tile not in (None, tile) or not Period.parse(self.at).contains(time):
             return False
-        return self.until is None or bool(now < parse_time(self.until))
+        return self.lasts(now)
 
 
 class SceneArgs(BaseModel):
@@ -73,6 +61,7 @@ class SceneArgs(BaseModel):
 
     seed: which land. sensor: the satellite. tiles: name (`32N-0097-1012`) and kind of each. size: pixels of a side.
     revisit: days between passes. imperfect_masks: the SCL has the errors of real ones. looks: of the radar's speckle.
+    wet: with far more floods. varied: every radar scene has a radiometry of its own (`eoflow.sources.land.varied`).
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -84,6 +73,8 @@ class SceneArgs(BaseModel):
     revisit: int = Field(default=5, ge=1)
     imperfect_masks: bool = False
     looks: float = Field(default=4.4, ge=1.0)
+    wet: bool = False
+    varied: bool = False
     faults: tuple[SceneFault, ...] = ()
 
 
@@ -101,7 +92,7 @@ class SampleScenesSource:
         self.args = catalog.validate(dict(entry.source.args), SceneArgs, where)
         self.now = parse_time(context.now)
         self.tiles = {name: Tile.parse(name, self.args.size) for name in self.args.tiles}
-        self.names = _wanted(entry, self.args.sensor)
+        self.names = _wanted(entry, self.args)
 
     @cached_property
     def world(self) -> World:
@@ -151,6 +142,7 @@ class SampleScenesSource:
             a.imperfect_masks,
             a.looks,
             decibel,
+            a.varied and a.sensor == "radar",
         )
 
     def _passes(self, tile: Tile, span: Period) -> Iterator[tuple[np.datetime64, int]]:
@@ -192,6 +184,8 @@ class SampleScenesSource:
         band = RasterBand(
             href, grid=Grid(tile.crs, tile.transform, (tile.size, tile.size)), blocks=(size, size), etag=tag
         )
+        if own in TRUTH:
+            return replace(band, dtype="uint8", nodata=255.0, scale=1.0, offset=0.0, units="1")
         if own == "SCL":
             return replace(band, dtype="uint8", nodata=0.0, scale=1.0, offset=0.0, units="1")
         if self.args.sensor == "radar":
@@ -201,11 +195,13 @@ class SampleScenesSource:
         return replace(band, dtype="uint16", nodata=0.0, scale=1e-4, offset=offset, units="1")
 
 
-def _wanted(entry: SceneEntry, sensor: str) -> dict[str, str]:
+def _wanted(entry: SceneEntry, args: SceneArgs) -> dict[str, str]:
     """The entry's band name -> the sensor's. Raises BadInput."""
-    known = spectra.BANDS if sensor == "optical" else POLARISATIONS
+    sensor = args.sensor
+    seen = spectra.BANDS if sensor == "optical" else POLARISATIONS
+    known = (*seen, *(t for t in TRUTH if t == "water" or not args.varied))  # a varied scene is no map of its tile
     if entry.bands is None:
-        return {b: b for b in known}
+        return {b: b for b in seen}
     out = {}
     for name, band in entry.bands.items():
         own = band.source_name or name
@@ -214,6 +210,8 @@ def _wanted(entry: SceneEntry, sensor: str) -> dict[str, str]:
                 f"the sample satellite has no band '{own}'{nearest(own, list(known))}",
                 where=f"dataset {entry.name}: bands.{name}", todo=f"choose from {', '.join(known)}",
             )  # fmt: skip
+        if own in TRUTH and band.units not in (None, "1"):
+            raise BadInput("the truth has units 1", where=f"dataset {entry.name}: bands.{name}.units")
         if sensor == "optical" and band.units not in (None, "1"):
             raise BadInput("sample reflectance has units 1", where=f"dataset {entry.name}: bands.{name}.units")
         if sensor == "radar" and band.units not in (None, "1", "dB"):
@@ -241,7 +239,7 @@ def world_of(entry: SceneEntry) -> World:
         )  # fmt: skip
     args = catalog.validate(dict(entry.source.args), SceneArgs, f"dataset {entry.name}: source.args")
     first = int(str(parse_time(entry.schedule.start).astype("datetime64[Y]")))
-    return World(args.seed, first, args.size, tuple(sorted(args.tiles.items())))
+    return World(args.seed, first, args.size, tuple(sorted(args.tiles.items())), args.wet)
 
 
 def truth(

@@ -23,6 +23,11 @@ QUALITY = "quality"
 """Key of the provider's mask among the bands of a scene; it becomes the quality layer by the entry's rule."""
 
 
+SATURATION = "saturation"
+"""Key of the provider's bits of saturated bands (Landsat's QA_RADSAT), of a scene that has them."""
+MASKS = (QUALITY, SATURATION)
+
+
 @dataclass(frozen=True)
 class RasterBand:
     """One band of one raster file. None: not known before the header is read (`SceneSource.header` fills it in).

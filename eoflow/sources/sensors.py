@@ -83,7 +83,7 @@ def _landsat(number: int, level: str) -> Convention:
                 source_name=name, units="K", scale=0.00341802, offset=149.0, nodata=0, dtype="uint16",
                 common_name=common, standard_name="surface_temperature", long_name=said, wavelength=um,
             )  # fmt: skip
-    quality = QualityEntry(rule="qa_pixel", source_name="QA_PIXEL")
+    quality = QualityEntry(rule="qa_pixel", source_name="QA_PIXEL", saturation="QA_RADSAT")
     return Convention(f"landsat-{number}", level, bands, quality, "USGS Landsat: public domain")
 
 

@@ -16,7 +16,7 @@ from eoflow.errors import BadInput
 from eoflow.sources import radiometry
 from eoflow.sources.base import Area
 from eoflow.sources.hosts import Access, join
-from eoflow.sources.scene import QUALITY, RasterBand, Scene
+from eoflow.sources.scene import QUALITY, SATURATION, RasterBand, Scene
 from eoflow.sources.stac_bands import Contradiction, Json, fields_of, raster_band
 from eoflow.times import NS
 
@@ -84,10 +84,12 @@ def wanted(entry: SceneEntry, assets: Json) -> dict[str, tuple[str, BandEntry]]:
     if entry.bands is not None:
         out = {name: (band.source_name or name, band) for name, band in entry.bands.items()}
     else:
-        mask = entry.quality.source_name
-        out = {band_name(k): (k, BandEntry()) for k, a in assets.items() if k != mask and is_data(a)}
+        masks = (entry.quality.source_name, entry.quality.saturation)
+        out = {band_name(k): (k, BandEntry()) for k, a in assets.items() if k not in masks and is_data(a)}
     if entry.quality.rule != "none" and entry.quality.source_name is not None:
         out[QUALITY] = (entry.quality.source_name, BandEntry(index=entry.quality.index))
+        if entry.quality.saturation in assets:
+            out[SATURATION] = (str(entry.quality.saturation), BandEntry())
     return out
 
 

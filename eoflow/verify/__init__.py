@@ -4,4 +4,4 @@ from __future__ import annotations
 
 from eoflow._callable import make_callable
 
-make_callable(__name__, "eoflow.verify.run:verify")
+make_callable(__name__, "eoflow.verify.dispatch:verify")

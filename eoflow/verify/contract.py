@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from eoflow.verify.image_contract import problems as image_problems
+from eoflow.verify.image_counts import ImageMetric
 from eoflow.verify.metrics import Metric
 
 _SHAPE = (4, 6)  # rows, columns of the test grid
@@ -24,8 +26,10 @@ def _world(metric: Metric) -> tuple[Any, ...]:
     return forecast, truth, climatology, weights
 
 
-def problems(metric: Metric) -> list[str]:
+def problems(metric: Metric | ImageMetric) -> list[str]:
     """What is wrong with a metric, as sentences; empty for one that may be registered."""
+    if isinstance(metric, ImageMetric):
+        return image_problems(metric)
     out = []
     if not getattr(metric, "name", ""):
         out.append("it has no name")

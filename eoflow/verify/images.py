@@ -115,6 +115,15 @@ def ssim(image: Any, target: Any, mask: Any | None = None, *, data_range: float 
     return _mean(np.asarray(values.mean(-3)), _inside(valid))
 
 
+def ssim_sums(image: Any, target: Any, masks: list[Any], *, data_range: float = 1.0) -> list[tuple[float, int]]:
+    """Sum of `ssim` over the pixels that count, and how many, for several masks (H, W) of one image (C, H, W)."""
+    a, b, valid = _pair(image, target, None)
+    known = valid[None]
+    values = _ssim_map(np.where(known, a, 0.0), np.where(known, b, 0.0), known.astype(np.float64), data_range).mean(0)
+    inner = [_inside(_counted(valid, m)) for m in masks]
+    return [(float(values[m].sum()), int(m.sum())) for m in inner]
+
+
 def _inside(valid: Mask) -> Mask:
     """Valid pixels whose window is inside the image; all valid ones of an image that has none of those."""
     reach = WINDOW // 2

@@ -243,6 +243,9 @@ def defaults(ensemble: bool) -> list[Metric]:
 
     table = {cls.name: cls() for cls in BUILTIN}
     for name in registry.names("metrics"):
-        metric = registry.load("metrics", name)()
+        kind = registry.load("metrics", name)
+        if not issubclass(kind, Metric):  # of images, see image_counts
+            continue
+        metric = kind()
         table.setdefault(metric.name, metric)
     return [m for m in table.values() if ensemble or not m.ensemble]

@@ -7,7 +7,7 @@ import re
 import numpy as np
 import pytest
 from cubes import make_cube
-from stac_check import wrong
+from stac_check import wrong, wrong_fields
 
 import eoflow.composite
 import eoflow.export
@@ -48,3 +48,4 @@ def test_twenty_dates(realdata, workspace, tmp_path):
     import pystac
 
     assert wrong(pystac.Item.from_file(made.items[0]).to_dict()) == []
+    assert wrong_fields(pystac.Item.from_file(made.items[0]).to_dict()) == []

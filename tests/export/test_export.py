@@ -13,7 +13,7 @@ import pytest
 import rasterio
 import xarray as xr
 from cubes import grid, make_cube
-from stac_check import wrong
+from stac_check import wrong, wrong_fields
 
 import eoflow.composite
 import eoflow.export
@@ -59,9 +59,7 @@ def item_of(path) -> pystac.Item:
     item = pystac.Item.from_file(str(path))
     raw = json.loads(Path(path).read_text())
     assert wrong(raw) == []
-    text = json.dumps(raw)
-    for name, prefix in (("projection", "proj"), *((n, n) for n in ("raster", "eo", "processing", "file"))):
-        assert any(f"/{name}/" in uri for uri in raw["stac_extensions"]) == (f'"{prefix}:' in text)
+    assert wrong_fields(raw) == []
     for asset in raw["assets"].values():
         file = Path(path).parent / asset["href"]
         assert file.exists()
@@ -79,6 +77,15 @@ def test_validation_finds_what_is_wrong(workspace, cube, tmp_path):
     assert wrong(raw) == []
     for broken in ({**raw, "geometry": {"type": "Polygon"}}, {**raw, "properties": {}}, {**raw, "stac_version": "2"}):
         assert wrong(broken)
+    assert wrong_fields(raw) == []
+    band = raw["assets"]["data"]["bands"][0]
+    for change in ({"proj:code": 32632}, {"proj:shape": [90.5, 100]}, {"proj:epsg": 32632}, {"raster:scale": 1e-4},
+                   {"proj:bbox": [0, 0, 1, 1]}, {"file:size": 5}, {"processing:software": "eoflow"}):  # fmt: skip
+        assert wrong_fields({**raw, "properties": {**raw["properties"], **change}}), change
+    for change in ({"raster:scale": "1e-4"}, {"data_type": "u2"}, {"nodata": "none"}, {"raster:bands": []}):
+        assets = {"data": {**raw["assets"]["data"], "bands": [{**band, **change}]}}
+        assert wrong_fields({**raw, "assets": assets}), change
+    assert wrong_fields({**raw, "stac_extensions": []})
 
 
 def test_time_step_as_cog_and_item(workspace, cube, tmp_path):

@@ -4,24 +4,13 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import xarray as xr
+from flowtasks import task_of
 
 pytest.importorskip("prefect")
-
-
-def task_of(flow: str) -> Any:
-    """The one task of a flow's file."""
-    from prefect import Task
-    from prefect.utilities.importtools import load_script_as_module
-
-    from eoflow.up import flow_file
-
-    (task,) = [t for t in vars(load_script_as_module(str(flow_file(flow)))).values() if isinstance(t, Task)]
-    return task
 
 
 @pytest.fixture

@@ -8,37 +8,8 @@ from eoflow_test_ingest import refuse, truth, when
 
 from eoflow import catalog
 from eoflow.archive import Archive, Conflict
-from eoflow.config import settings
 from eoflow.ingest.job import Job
 from eoflow.ingest.run import gaps, ingest
-from eoflow.workspace import Workspace
-
-
-@pytest.fixture
-def bucket(monkeypatch, tmp_path):
-    server_module = pytest.importorskip("moto.server", reason="moto is not installed")
-    pytest.importorskip("s3fs", reason="s3fs is not installed")
-    server = server_module.ThreadedMotoServer(port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    env = {
-        "EOFLOW_S3_ENDPOINT": f"http://{host}:{port}",
-        "EOFLOW_S3_ALLOW_HTTP": "true",
-        "EOFLOW_CACHE": str(tmp_path / "cache"),
-        "AWS_ACCESS_KEY_ID": "test",
-        "AWS_SECRET_ACCESS_KEY": "test",
-        "AWS_REGION": "us-east-1",
-    }
-    for k, v in env.items():
-        monkeypatch.setenv(k, v)
-    settings.cache_clear()
-    import s3fs
-
-    s3fs.S3FileSystem.clear_instance_cache()
-    s3fs.S3FileSystem(anon=False, client_kwargs={"endpoint_url": env["EOFLOW_S3_ENDPOINT"]}).mkdir("house")
-    yield Workspace("s3://house/data")
-    server.stop()
-    settings.cache_clear()
 
 
 def test_the_same_verbs(bucket, entry, world, write_nc, monkeypatch):

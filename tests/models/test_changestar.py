@@ -9,8 +9,8 @@ import torch.nn.functional as F
 
 from eoflow.models.changestar import HEADS, ChangeStar, joint_classes
 from eoflow.models.images import ImageSignature, multiply_adds, parameters
-from eoflow.models.layers.dense import DenseEncoder
 from eoflow.models.layers.drop import DropPath
+from eoflow.models.layers.resnet import DenseEncoder
 
 PAIR = ImageSignature(channels=4, outputs=1, dates=2)
 

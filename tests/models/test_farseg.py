@@ -6,9 +6,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from eoflow.models.farseg import FarSeg, FeaturePyramid, SceneRelation
+from eoflow.models.farseg import FarSeg, SceneRelation
 from eoflow.models.images import ImageSignature, multiply_adds, parameters
-from eoflow.models.layers.resnet import STEM_STRIDES, ResNet
+from eoflow.models.layers.resnet import STEM_STRIDES, FeaturePyramid, ResNet
 from eoflow.models.losses import foreground_aware
 
 S = ImageSignature

@@ -217,7 +217,7 @@ def test_threads_and_copies_read_the_same(tmp_path):
                 j = (i * 3 + k) % 5
                 got = reader.read(bands[j], part(bands[j].grid, k * 20, i, 64, 64))
                 np.testing.assert_array_equal(got, (data + np.uint8(j))[k * 20 : k * 20 + 64, i : i + 64])
-                assert len(reader._cache()) <= 2
+                assert len(reader._files) <= 2
             if k == 0:
                 reader.close()
         except BaseException as e:

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import urllib.request
-
 import dask
 import numpy as np
 import pytest
 import xarray as xr
 
 from eoflow import catalog
-from eoflow.config import settings
 from eoflow.errors import BadInput
 from eoflow.schema import FieldSchema
 from eoflow.sources import remote
@@ -225,30 +222,12 @@ def test_a_server_error_while_reading_a_chunk_is_transient_and_not_nan(server, c
         ds.t2m.load()
 
 
-def test_s3(tmp_path, context, monkeypatch):
-    moto = pytest.importorskip("moto.server")
+def test_s3(tmp_path, context, bucket):
     s3fs = pytest.importorskip("s3fs")
-
-    server = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    try:
-        host, port = server.get_host_and_port()
-        for key, value in {
-            "AWS_ACCESS_KEY_ID": "x",
-            "AWS_SECRET_ACCESS_KEY": "x",
-            "EOFLOW_S3_ENDPOINT": f"http://{host}:{port}",
-            "EOFLOW_S3_ALLOW_HTTP": "1",
-        }.items():
-            monkeypatch.setenv(key, value)
-        settings.cache_clear()
-        urllib.request.urlopen(urllib.request.Request(f"http://{host}:{port}/bucket", method="PUT"), timeout=10).close()
-        fs = s3fs.S3FileSystem(**s3_options())
-        raw = weatherbench()
-        raw.to_zarr(tmp_path / "a.zarr", zarr_format=3)
-        fs.put(str(tmp_path / "a.zarr"), "bucket/a.zarr", recursive=True)
-        source = create(with_url("era5-wb2-64x32", "s3://bucket/a.zarr"), context)
-        ds = source.open(source.plan(None)[0])
-        np.testing.assert_array_equal(ds.msl, raw.mean_sea_level_pressure.values.transpose(0, 2, 1)[:, ::-1])
-    finally:
-        server.stop()
-        settings.cache_clear()
+    raw = weatherbench()
+    raw.to_zarr(tmp_path / "a.zarr", zarr_format=3)
+    url = bucket.url("a.zarr")
+    s3fs.S3FileSystem(**s3_options()).put(str(tmp_path / "a.zarr"), url, recursive=True)
+    source = create(with_url("era5-wb2-64x32", url), context)
+    ds = source.open(source.plan(None)[0])
+    np.testing.assert_array_equal(ds.msl, raw.mean_sea_level_pressure.values.transpose(0, 2, 1)[:, ::-1])

@@ -7,22 +7,21 @@ A killed run leaves the branch, and the next run of the same files goes on from 
 from __future__ import annotations
 
 import hashlib
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from eoflow import catalog
 from eoflow import cube_layout as lay
-from eoflow.archive import MAIN, STAGING, Archive, dumps
+from eoflow.archive import MAIN, STAGING, Archive
 from eoflow.bands import SceneSchema
 from eoflow.catalog_scenes import SceneEntry
 from eoflow.cube import Cube
 from eoflow.errors import BadInput
-from eoflow.ingest.by_hand import drop_stale, input_error, nothing_left
+from eoflow.ingest.by_hand import drop_stale, input_error, nothing_left, work_key
 from eoflow.ingest.report import IngestReport, Progress
-from eoflow.ingest.scenes import plan
-from eoflow.ingest.scenes.flow import Builder, first_schema, headers, in_slices, require_same_rules
+from eoflow.ingest.scenes import plan, tiles
+from eoflow.ingest.scenes.flow import Builder, each_batch, first_schema, headers, in_slices, require_same_rules
 from eoflow.ingest.scenes.job import SceneJob, refusal
 from eoflow.ingest.scenes.ledger import SceneLedger
 from eoflow.ingest.scenes.plan import Choice
@@ -59,7 +58,7 @@ def ingest_scene_files(
             report.notes.append(entry.notes)  # what was assumed of the files
         report.period = f"{iso(min(s.time for s in scenes))}/{iso(max(s.time for s in scenes))}"
         try:
-            _ingest(job, entry, scenes, rewrite, _key(files, entry, rewrite, period))
+            _ingest(job, entry, scenes, rewrite, work_key(files, entry, rewrite, period))
         finally:
             job.close()
         if not workspace.exists("catalogs", "datasets", f"{name}.yaml") or existing != entry:
@@ -90,16 +89,6 @@ def _only(entry: SceneEntry, files: list[str]) -> SceneEntry:
     return entry.model_copy(update={"source": entry.source.model_copy(update={"args": args})})
 
 
-def _key(files: list[str], entry: SceneEntry, rewrite: bool, period: Period | None) -> str:
-    """Identity of this piece of work: the files as they are now, and what is to be done with them."""
-    stamps = []
-    for f in files:
-        path = Path(f)
-        stat = path.stat() if path.is_file() else None
-        stamps.append([str(path.absolute()), stat.st_size if stat else 0, stat.st_mtime_ns if stat else 0])
-    return dumps([stamps, entry.model_dump(mode="json"), rewrite, str(period)])
-
-
 def _ingest(job: SceneJob, entry: SceneEntry, scenes: list[Scene], rewrite: bool, key: str) -> None:
     archive = job.archive
     existed, stored = archive.exists(), archive._stored()
@@ -112,12 +101,13 @@ def _ingest(job: SceneJob, entry: SceneEntry, scenes: list[Scene], rewrite: bool
     if not choice.todo:
         return
     found = headers(job, choice.todo)  # every header, before anything is written
+    scenes = [s for s in found.values() if isinstance(s, Scene)]
     schema = Cube(archive).schema if existed else first_schema(job, choice.todo, found)
     base = archive.snapshot if stored else None
     label = "files-" + hashlib.sha256(f"{key} {base if existed else ''}".encode()).hexdigest()[:16]
     job.branch = STAGING + label
     try:
-        _stage(job, schema, choice, existed, label)
+        _stage(job, schema, choice, scenes, existed, label)
         _publish(job, entry, len(choice.todo), base)
     except BadInput:
         if not stored:
@@ -135,7 +125,7 @@ def _new_only(job: SceneJob, choice: Choice, ledger: SceneLedger) -> Choice:
     if not again:
         return choice
     same = set()
-    for some, found in in_slices(job, again):
+    for some, found, _ in in_slices(job, again):
         for batch in Builder(job, job.cube, {}).batches(some, found):
             for step in batch.steps:
                 step.scenes = [s for s in step.scenes if s.id in step.targets]
@@ -155,8 +145,11 @@ def _new_only(job: SceneJob, choice: Choice, ledger: SceneLedger) -> Choice:
     return Choice([s for s in choice.todo if s.id not in same], choice.skipped + len(same), choice.listed)
 
 
-def _stage(job: SceneJob, schema: SceneSchema, choice: Choice, existed: bool, label: str) -> None:
-    """Write the scenes on the staging branch, or go on with those that a killed run left out."""
+def _stage(
+    job: SceneJob, schema: SceneSchema, choice: Choice, known: list[Scene], existed: bool, label: str
+) -> None:  # fmt: skip
+    """Write the scenes on the staging branch, or go on with those that a killed run left out. known: all of them with
+    their headers, so that new tiles hold every one."""
     archive, todo = job.archive, choice.todo
     stored = archive._stored()
     if stored and job.branch in archive.staging_branches() and archive.exists(job.branch):
@@ -169,13 +162,11 @@ def _stage(job: SceneJob, schema: SceneSchema, choice: Choice, existed: bool, la
         else:
             Cube.create(archive.workspace, job.entry, schema, branch=job.branch)
             archive.reopen()
-    job.planned = {(s.id, t): s.time for s in todo for t in plan.planned_tiles(job.entry, s)}
-    builder = Builder(job, job.cube, choice.listed)
-    for scenes, found in in_slices(job, todo):
-        for batch in builder.batches(scenes, found):
-            times = [s.time for s in batch.scenes.values()]
-            if times:
-                job.commit(batch, f"stage {iso(min(times))}/{iso(max(times))}", hidden=True)
+    job.planned = {(s.id, t): s.time for s in todo for t in tiles.planned_tiles(job.entry, s)}
+    for batch in each_batch(job, todo, lambda *_: Builder(job, job.cube, choice.listed, known)):
+        times = [s.time for s in batch.scenes.values()]
+        if times:
+            job.commit(batch, f"stage {iso(min(times))}/{iso(max(times))}", hidden=True)
 
 
 def _left(job: SceneJob, todo: list[Scene], main: SceneLedger) -> list[Scene]:
@@ -204,3 +195,4 @@ def _publish(job: SceneJob, entry: SceneEntry, count: int, base: str | None) -> 
         lay.set_attributes(tx, entry, schema)
     archive.publish(job.branch, expected=base or archive.tip(MAIN))
     report.commits = 1
+    report.notes += tiles.said_of(job.cut)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,17 +14,19 @@ from eoflow.catalog_scenes import QualityEntry, SceneEntry, TileScheme
 from eoflow.cube import Cube
 from eoflow.cube_layout import encode_times
 from eoflow.errors import BadInput, EoflowError, Failure
-from eoflow.ingest.scenes import plan
+from eoflow.ingest.scenes import plan, tiles
 from eoflow.ingest.scenes.job import SceneJob, refusal
 from eoflow.ingest.scenes.ledger import SceneLedger
 from eoflow.ingest.scenes.notes import exact, superseded
 from eoflow.ingest.scenes.plan import Batch, Step, Steps, Tried
 from eoflow.sources.radiometry import cube_band
-from eoflow.sources.scene import QUALITY, Grid, Scene
+from eoflow.sources.scene import MASKS, Grid, Scene
 from eoflow.times import iso
 
 Array = np.ndarray[Any, Any]
 Headers = dict[str, Scene | EoflowError]
+READY = 8
+"""Scenes of the next slice that are looked at for what can be read ahead."""
 
 
 def headers(job: SceneJob, scenes: Sequence[Scene]) -> Headers:
@@ -39,8 +42,11 @@ def headers(job: SceneJob, scenes: Sequence[Scene]) -> Headers:
     return {s.id: f for s, f in zip(scenes, found, strict=True)}
 
 
-def in_slices(job: SceneJob, scenes: Sequence[Scene]) -> Iterator[tuple[list[Scene], Headers]]:
-    """Slices with their headers; those of the next are read while the caller works on this one."""
+def in_slices(
+    job: SceneJob, scenes: Sequence[Scene]
+) -> Iterator[tuple[list[Scene], Headers, Callable[[], Headers]]]:  # fmt: skip
+    """Slices with their headers; those of the next are read while the caller works on this one. The third of each:
+    tells the headers of the next slice, as soon as they are there."""
     cuts = list(plan.slices(scenes))
     with ThreadPoolExecutor(1) as ahead:
         future = ahead.submit(headers, job, cuts[0]) if cuts else None
@@ -48,7 +54,30 @@ def in_slices(job: SceneJob, scenes: Sequence[Scene]) -> Iterator[tuple[list[Sce
             assert future is not None
             found = future.result()
             future = ahead.submit(headers, job, cuts[i + 1]) if i + 1 < len(cuts) else None
-            yield some, found
+            yield some, found, partial(_if_there, future)
+
+
+def _if_there(future: Future[Headers] | None) -> Headers:
+    return future.result() if future is not None and future.done() and future.exception() is None else {}
+
+
+def each_batch(
+    job: SceneJob, scenes: Sequence[Scene], builder: Callable[[list[Scene], Headers], Builder]
+) -> Iterator[Batch]:  # fmt: skip
+    """The commits of some scenes, in order; the job is told what comes after each. builder: made when the headers of
+    the first slice are there."""
+    built: Builder | None = None
+    for some, found, following in in_slices(job, scenes):
+        built = built or builder(some, found)
+        batches = list(built.batches(some, found))
+        for batch, after in zip(batches, [*batches[1:], None], strict=True):
+            job.upcoming = partial(built.likely, following) if after is None else partial(_steps_of, after)
+            yield batch
+    job.upcoming = tuple
+
+
+def _steps_of(batch: Batch) -> list[Step]:
+    return batch.steps
 
 
 # -- the schema ------------------------------------------------------------------------------------------------------
@@ -56,7 +85,7 @@ def in_slices(job: SceneJob, scenes: Sequence[Scene]) -> Iterator[tuple[list[Sce
 
 def schema_of(entry: SceneEntry, scene: Scene) -> SceneSchema:
     """The schema of a cube begun with this scene (its header read). Raises BadInput that says what to write."""
-    names = list(entry.bands) if entry.bands is not None else [n for n in scene.bands if n != QUALITY]
+    names = list(entry.bands) if entry.bands is not None else [n for n in scene.bands if n not in MASKS]
     lacking = [n for n in names if n not in scene.bands]
     if lacking or not names:
         raise BadInput(f"the scene does not have {', '.join(lacking) or 'any band'}", where=scene.id,
@@ -80,7 +109,7 @@ def first_schema(job: SceneJob, scenes: Sequence[Scene], found: Headers) -> Scen
             if isinstance(scene, EoflowError):
                 raise scene
             schema = schema_of(job.entry, scene)
-            plan.grids_of(job.entry, schema.names, scene, {})
+            tiles.grids_of(job.entry, schema.names, scene, {})
             return schema
         except EoflowError as e:
             if job.strict:
@@ -95,8 +124,9 @@ def first_schema(job: SceneJob, scenes: Sequence[Scene], found: Headers) -> Scen
 
 def require_same_rules(entry: SceneEntry, schema: SceneSchema) -> None:
     """Raise BadInput where the entry has other tiles, quality rule, bands or sensor than the cube was begun with."""
+    tiles = TileScheme.model_validate_json(schema.tiles)
     pairs = {
-        "tiles": (TileScheme.model_validate_json(schema.tiles), entry.tiles),
+        "tiles": (tiles, tiles if entry.tiles.agrees(tiles) else entry.tiles),
         "quality": (QualityEntry.model_validate_json(schema.quality), entry.quality),
         "sensor": (schema.sensor, entry.sensor),
         "level": (schema.level, entry.level),
@@ -119,9 +149,10 @@ def _said(value: object) -> str:
 class Builder:
     """Turns slices of scenes into batches. It remembers grids of tiles, and which time steps there are."""
 
-    def __init__(self, job: SceneJob, cube: Cube, listed: dict[str, Scene]) -> None:
+    def __init__(self, job: SceneJob, cube: Cube, listed: dict[str, Scene], known: Sequence[Scene] = ()) -> None:
         self.job, self.listed = job, listed
         self.names = cube.schema.names
+        self.extents = tiles.Extents(job.entry, self.names, [*listed.values(), *known])
         self.bytes = job.pixel_bytes(cube.schema)
         self._tiles = set(cube.tiles())
         self._grids: dict[str, Grid] = {}
@@ -139,8 +170,9 @@ class Builder:
         on: dict[str, list[Scene]] = {}
         tried: list[Tried] = []
         gone: list[tuple[str, str]] = []
+        self.extents.add(s for s in found.values() if isinstance(s, Scene))
         for s in scenes:
-            expected = plan.planned_tiles(self.job.entry, s)
+            expected = tiles.planned_tiles(self.job.entry, s)
             try:
                 scene, grids = self._placed(found[s.id])
             except EoflowError as e:
@@ -160,11 +192,19 @@ class Builder:
         if tried or gone:
             yield Batch([], tried, gone)
 
+    def likely(self, following: Callable[[], Headers]) -> list[Step]:
+        """Steps of scenes of which the headers are there and no more is known: what will be read of them."""
+        if self.job.entry.tiles.scheme == "grid":
+            return []
+        scenes = [s for s in following().values() if isinstance(s, Scene)]
+        known = [(s, g) for s in scenes[:READY] if (g := self._grids.get(s.tile)) is not None]
+        return [Step(s.tile, g, 0, [s], {s.id}) for s, g in known if all(n in s.bands for n in self.names)]
+
     def _placed(self, found: Scene | EoflowError) -> tuple[Scene, dict[str, Grid]]:
         if isinstance(found, EoflowError):
             raise found
         known = {} if (grid := self.grid(found.tile)) is None else {found.tile: grid}
-        return found, plan.grids_of(self.job.entry, self.names, found, known)
+        return found, tiles.grids_of(self.job.entry, self.names, found, known, self.extents)
 
     def _steps(
         self, tile: str, scenes: list[Scene], tried: list[Tried], gone: list[tuple[str, str]]

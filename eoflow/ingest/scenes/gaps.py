@@ -13,13 +13,23 @@ from eoflow.ingest.ledger import Status
 from eoflow.ingest.scenes.ledger import Row, SceneLedger
 from eoflow.times import Period
 
+SHOWN = 8
+
 
 @dataclass(frozen=True)
 class SceneGaps(Gaps):
-    """As Gaps, one row a scene and tile; `scenes` (along `times`) are their ids, `tiles` their tiles."""
+    """As Gaps, one row a scene and tile; `scenes` (along `times`) are their ids, `tiles` their tiles. cut: a line for
+    each that is there, but for what of it lies outside its tile."""
 
     scenes: tuple[str, ...] = ()
     tiles: tuple[str, ...] = ()
+    cut: tuple[str, ...] = ()
+
+    def lines(self, width: int = 60) -> list[str]:
+        """As of Gaps, and the scenes that are there in part."""
+        more = len(self.cut) - SHOWN
+        rest = [f"  ... and {more} more scenes"] if more > 0 else []
+        return super().lines(width) + [f"  {c}" for c in self.cut[:SHOWN]] + rest
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
@@ -28,7 +38,8 @@ class SceneGaps(Gaps):
             for s, t, v in zip(self.scenes, self.tiles, self.status, strict=True)
             if v != int(Status.PRESENT)
         ]
-        return {**super().to_dict(), "unit": self.unit, "tiles": len(set(self.tiles)), "scenes": lacking}
+        return {**super().to_dict(), "unit": self.unit, "tiles": len(set(self.tiles)), "scenes": lacking,
+                "cut": list(self.cut)}  # fmt: skip
 
 
 def of_cube(archive: Archive, period: Period | None = None) -> SceneGaps:
@@ -42,9 +53,14 @@ def of_cube(archive: Archive, period: Period | None = None) -> SceneGaps:
         archive.name, np.array([r.when for r in rows], "datetime64[ns]"),
         np.array([r.status for r in rows], np.uint8), ranges, "scenes",
         tuple(r.scene for r in rows), tuple(r.tile for r in rows),
+        tuple(f"{_place(r)}: {r.reason}" for r in rows if r.present and r.reason),
     )  # fmt: skip
 
 
 def _gap(row: Row) -> Gap:
-    where = f"{row.scene}, tile {row.tile}" if row.tile else row.scene
+    where = _place(row)
     return Gap(row.when, row.when, 1, Status(row.status), f"{where}: {row.reason}" if row.reason else where)
+
+
+def _place(row: Row) -> str:
+    return f"{row.scene}, tile {row.tile}" if row.tile else row.scene

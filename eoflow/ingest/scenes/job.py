@@ -13,21 +13,22 @@ import numpy as np
 from eoflow import cube_layout as lay
 from eoflow.archive import MAIN, STAGING, Archive, Conflict
 from eoflow.bands import SceneSchema
-from eoflow.catalog_scenes import SceneEntry
+from eoflow.catalog_scenes import SceneEntry, TileScheme
 from eoflow.cube import Cube
 from eoflow.errors import BadInput, EoflowError
 from eoflow.ingest import memory, retry, workers
 from eoflow.ingest.report import IngestReport, Progress
 from eoflow.ingest.scenes import notes, runners
+from eoflow.ingest.scenes.collect import Collector, Done
 from eoflow.ingest.scenes.ledger import SceneLedger
 from eoflow.ingest.scenes.plan import Batch, Step, Steps
-from eoflow.ingest.scenes.work import Outcome, Unit
-from eoflow.ingest.scenes.writing import Overviews
+from eoflow.ingest.scenes.tiles import Cut, blocks_of
+from eoflow.ingest.scenes.work import Unit
 from eoflow.sources.base import AssetCorrupt
-from eoflow.sources.radiometry import check_sample
 from eoflow.sources.raster import RasterReader
-from eoflow.sources.scene import Grid, Scene, SceneSource
-from eoflow.tiling import chunk_shape, windows
+from eoflow.sources.raster_open import environment
+from eoflow.sources.scene import Scene, SceneSource
+from eoflow.tiling import Window, chunk_shape, overview_factors, windows
 from eoflow.times import iso
 
 if TYPE_CHECKING:
@@ -47,22 +48,12 @@ class _BadScenes(Exception):
 
 
 @dataclass
-class Done:
-    """What became of the steps of a batch: totals by (step index, scene id), and the fractions of each step."""
-
-    digest: dict[tuple[int, str], int] = field(default_factory=dict)
-    valid: dict[tuple[int, str], int] = field(default_factory=dict)
-    samples: dict[tuple[str, str], list[Array]] = field(default_factory=dict)
-    fractions: dict[int, Array] = field(default_factory=dict)
-    errors: dict[str, EoflowError] = field(default_factory=dict)
-    nbytes: int = 0
-
-
-@dataclass
 class SceneJob:
     """Archive, entry and source of one ingest of scenes, and the branch that it writes to.
 
     planned: (scene id, tile, time) of everything the listing wants; it goes into the ledger with the first commit.
+    cut: what was left out of scenes that reach beyond their tile. upcoming (set by whoever calls `commit`): the steps
+    that come after this batch, as far as they are known.
     """
 
     archive: Archive
@@ -77,19 +68,25 @@ class SceneJob:
     total: float = 0.0
     done: float = 0.0
     planned: dict[tuple[str, str], np.datetime64] = field(default_factory=dict)
+    cut: Cut = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.steps = Steps(self.entry, SceneLedger())
-        self.reader = RasterReader(self.source.readable)
+        # the source's own, where it has one: a file that it opened for the header is still open for the pixels
+        self.reader: RasterReader = getattr(self.source, "reader", None) or RasterReader(self.source.readable)
         self.client = workers.client()
         # kept from batch to batch: PROJ opens its database anew in each thread
         self.header_threads = ThreadPoolExecutor(HEADER_THREADS, "eoflow-headers")
         self.unit_threads = ThreadPoolExecutor(workers.threads(), "eoflow-units")
+        self.ahead = runners.Ahead(self.unit_threads, self.reader, workers.threads())
+        self.upcoming: Callable[[], Sequence[Step]] = tuple
+        self._layouts: dict[str, tuple[tuple[int, int], tuple[int, ...]]] = {}
 
     def close(self) -> None:
         """End the threads and close their files."""
         self.header_threads.shutdown()
-        self.unit_threads.shutdown()
+        self.ahead.clear()
+        self.unit_threads.shutdown(cancel_futures=True)
         self.reader.close()
 
     @property
@@ -100,7 +97,8 @@ class SceneJob:
     def header(self, scene: Scene) -> Scene:
         """The scene with its bands filled in; transient errors are tried again. Raises EoflowError."""
         try:
-            return retry.call(lambda: self.source.header(scene))
+            with environment():
+                return retry.call(lambda: self.source.header(scene))
         except (OSError, ValueError, RuntimeError, KeyError, TypeError) as e:
             raise AssetCorrupt(f"{type(e).__name__}: {e}", where=scene.id) from e
 
@@ -140,16 +138,27 @@ class SceneJob:
                     self._on_cluster(batch, message, hidden)
                 return
             except Conflict:
+                self._layouts.clear()
                 if attempt == CONFLICT_TRIES - 1:
                     raise
 
     def _here(self, batch: Batch, message: str, hidden: bool) -> None:
         if not batch.steps and not notes.news(SceneLedger.load(self.archive, branch=self.branch), self, batch):
             return
+        self._read_ahead(batch.steps)  # while room is made
         with self.archive.transaction(message, {"what": "ingest"}, self.branch, hidden) as tx:
             slots = self._make_room(tx, batch)
             self._write(tx, batch, slots)
         self.report.commits += 1
+
+    def _read_ahead(self, steps: Sequence[Step]) -> None:
+        """Begin to read the first windows of steps: nothing of the cube is needed for that."""
+        if self.client is not None or not steps:
+            return
+        schema = SceneSchema.model_validate_json(self.archive.attrs(branch=self.branch)["eoflow_schema"])
+        pixel = self.pixel_bytes(schema)
+        wanted = ((s, step.grid.window(*w)) for step in steps for w in self._windows(step, pixel) for s in step.scenes)
+        self.ahead.start(schema, wanted)
 
     def _on_cluster(self, batch: Batch, message: str, hidden: bool) -> None:
         """As a transaction, in two steps on a staging branch: a session can only be forked while it is clean."""
@@ -177,16 +186,16 @@ class SceneJob:
         """New tiles, and slots of all times of the batch, failed ones included; returns the slot of each."""
         schema = SceneSchema.model_validate_json(str(tx.group.attrs["eoflow_schema"]))
         wanted: dict[str, set[int]] = {}
+        first: dict[str, Step] = {}
         for step in batch.steps:
-            if step.tile not in wanted and lay.path(step.tile) not in tx.group:
-                blocks = blocks_of(step.scenes[0], step.grid)
-                chunk = chunk_shape(step.grid.shape, blocks, self.entry.tiles)
-                lay.add_tile(tx, step.tile, step.grid, chunk, schema)
+            first.setdefault(step.tile, step)
             wanted.setdefault(step.tile, set()).add(step.time)
         notes.slots_of_tried(self, tx, batch, wanted)
         slots: dict[tuple[str, int], int] = {}
         for tile, times in wanted.items():
             axis = np.array(sorted(times), "datetime64[us]")
+            if lay.path(tile) not in tx.group:
+                lay.add_tile(tx, tile, first[tile].grid, self._layout(first[tile], tx.group)[0], schema, axis)
             for time, slot in zip(sorted(times), lay.place(tx, tile, axis), strict=True):
                 slots[tile, time] = int(slot)
         return slots
@@ -194,47 +203,79 @@ class SceneJob:
     def _write(self, tx: Transaction, batch: Batch, slots: dict[tuple[str, int], int]) -> None:
         schema = SceneSchema.model_validate_json(str(tx.group.attrs["eoflow_schema"]))
         ledger = SceneLedger.read(tx.group)
-        if batch.steps:
-            done = self.work(tx, schema, batch.steps, slots)
-            if done.errors:
-                raise _BadScenes(done.errors)
-            batch.nbytes = done.nbytes
-        else:
-            done = Done()
+        done = self.work(tx, schema, batch.steps, slots) if batch.steps else Done()
+        while done.errors:
+            done = self._without_bad(tx, schema, batch, slots, done)
+        self._read_ahead(self.upcoming())  # while this is committed
+        batch.nbytes = sum(done.nbytes.values())
         text = " ".join([tx.snapshot, *(f"{s.tile}/{s.time}" for s in batch.steps)])
         token = hashlib.blake2b(text.encode(), digest_size=6).hexdigest()
         notes.record(self, tx, schema, ledger, batch, slots, done, token)
         if tx.group.attrs.get("eoflow_entry") != self.entry.model_dump_json() and not self.strict:
             lay.set_attributes(tx, self.entry, schema)
 
+    def _without_bad(
+        self, tx: Transaction, schema: SceneSchema, batch: Batch, slots: dict[tuple[str, int], int], done: Done
+    ) -> Done:  # fmt: skip
+        """Take the bad scenes out of a batch that is written but for them; only the steps they were in are done again.
+
+        Raises _BadScenes where that does not go: something stored was overwritten, or nothing is left.
+        """
+        rest = notes.without(batch, done.errors)
+        kept = {id(s) for s in rest.steps}
+        lost = [s for s in batch.steps if id(s) not in kept]
+        if self.strict or self.client is not None or not rest.steps or any(s.stored or s.base for s in lost):
+            raise _BadScenes(done.errors)
+        for step in lost:
+            lay.clear(tx, step.tile, schema, slots[step.key])
+        now = {id(s): i for i, s in enumerate(rest.steps)}
+        old = {i: now[id(s)] for i, s in enumerate(batch.steps) if id(s) in now}
+        again = [i for i in range(len(rest.steps)) if i not in old.values()]
+        out = self.work(tx, schema, [rest.steps[i] for i in again], slots) if again else Done()
+        errors, both = out.errors, Done()
+        both.put(done, old)
+        both.put(out, dict(enumerate(again)))
+        both.errors = errors
+        batch.steps, batch.tried, batch.gone = rest.steps, rest.tried, rest.gone
+        return both
+
     # -- windows -----------------------------------------------------------------------------------------------------
+
+    def _layout(self, step: Step, root: Any = None) -> tuple[tuple[int, int], tuple[int, ...]]:
+        """Chunk and overviews of a step's tile, as they are or will be. root: the open cube, if there is one."""
+        if step.tile not in self._layouts:
+            root = self.archive.zarr_group(None, self.branch) if root is None else root
+            if lay.path(step.tile) in root:
+                attrs = root[lay.path(step.tile)].attrs
+                chunk, factors = attrs["eoflow_chunk"], attrs["eoflow_overviews"]
+            else:
+                schema = SceneSchema.model_validate_json(str(root.attrs["eoflow_schema"]))
+                begun = TileScheme.model_validate_json(schema.tiles)
+                chunk = chunk_shape(step.grid.shape, blocks_of(step.scenes[0], step.grid), begun)
+                factors = overview_factors(step.grid.shape, begun)
+            self._layouts[step.tile] = (int(chunk[0]), int(chunk[1])), tuple(int(f) for f in factors)
+        return self._layouts[step.tile]
+
+    def _windows(self, step: Step, pixel: int, root: Any = None) -> list[Window]:
+        blocks = blocks_of(step.scenes[0], step.grid)
+        return windows(step.grid.shape, self._layout(step, root)[0], blocks, pixel, workers.block_bytes())
 
     def units(
         self, schema: SceneSchema, steps: Sequence[Step], slots: dict[tuple[str, int], int], root: Any
     ) -> list[Unit]:
         """The windows of all steps, in order."""
         out: list[Unit] = []
-        pixel = self.pixel_bytes(schema)
-        groups: dict[str, Any] = {}
         for i, step in enumerate(steps):
-            if step.tile not in groups:
-                groups[step.tile] = root[lay.path(step.tile)]
-            group = groups[step.tile]
-            chunk = tuple(int(c) for c in group.attrs["eoflow_chunk"])
-            factors = tuple(int(f) for f in group.attrs["eoflow_overviews"])
+            chunk, factors = self._layout(step, root)
             slot = slots[step.key]
             first = 1
             if step.base:
-                text = str(group[lay.ITEMS][slot])
+                text = str(root[f"{lay.path(step.tile)}/{lay.ITEMS}"][slot])
                 first = 1 + (len(notes.loads(text)) if text else 0)
             scenes = tuple(replace(s, properties={}) for s in step.scenes)
-            blocks = blocks_of(step.scenes[0], step.grid)
-            for rows, columns in windows(step.grid.shape, (chunk[0], chunk[1]), blocks, pixel, workers.block_bytes()):
+            for rows, columns in self._windows(step, self.pixel_bytes(schema), root):
                 out.append(
-                    Unit(
-                        i, step.tile, slot, step.grid, rows, columns, (chunk[0], chunk[1]), factors, scenes, first,
-                        step.base,
-                    )
+                    Unit(i, step.tile, slot, step.grid, rows, columns, chunk, factors, scenes, first, step.base)
                 )  # fmt: skip
         return out
 
@@ -244,76 +285,27 @@ class SceneJob:
     ) -> Done:  # fmt: skip
         """Read, check and (with a transaction) write the windows of the steps."""
         units = self.units(schema, steps, slots, tx.group if tx is not None else root)
-        done = Done()
         session = tx.session if tx is not None and self.client is not None else None
-        take = self._collector(tx, schema, steps, slots, units, done)
-        if self.client is None:
-            runners.local(units, schema, self.reader, tx, take, self.unit_threads)
-        else:
-            runners.cluster(units, schema, self.entry, self.cache, self.now, session, self.client, take)
-        for (scene, name), parts in done.samples.items():
-            try:
-                check_sample(np.concatenate(parts), schema.band(name), schema.sensor, where=scene)
-            except BadInput as e:
-                done.errors.setdefault(scene, e)
-        return done
-
-    def _collector(
-        self, tx: Transaction | None, schema: SceneSchema, steps: Sequence[Step], slots: dict[tuple[str, int], int],
-        units: Sequence[Unit], done: Done,
-    ) -> Callable[[Outcome, Any], None]:  # fmt: skip
-        """A function that takes outcomes one after the other (with the root group to write overviews to, or None)."""
-        overviews: dict[int, Overviews] = {}
-        share = {i: 1 / max(1, sum(u.step == i for u in units)) for i in range(len(steps))}
-
-        arrays: dict[tuple[str, int], dict[str, Any]] = {}
+        share = {i: len(s.targets) / max(1, sum(u.step == i for u in units)) for i, s in enumerate(steps)}
 
         def opened(root: Any, tile: str, factor: int) -> dict[str, Any]:
-            if (tile, factor) not in arrays:
-                arrays[tile, factor] = lay.arrays_of(root, tile, schema, factor)
-            return arrays[tile, factor]
+            if tx is not None and self.client is None:
+                return lay.opened(tx, tile, schema, factor)
+            return lay.arrays_of(root, tile, schema, factor)
 
-        def take(out: Outcome, root: Any) -> None:
-            unit, step = out.unit, steps[out.unit.step]
-            for scene, error in out.errors:
-                done.errors.setdefault(scene, error)
-            for scene, part in out.parts.items():
-                key = (unit.step, scene)
-                done.digest[key] = (done.digest.get(key, 0) + part.digest) & 0xFFFFFFFFFFFFFFFF
-                done.valid[key] = done.valid.get(key, 0) + part.valid
-                for name, sample in part.sample.items():
-                    done.samples.setdefault((scene, name), []).append(sample)
-            done.nbytes += out.nbytes
-            if out.fractions is not None:
-                _paste(done.fractions, step.grid, unit, out.fractions)
-            if out.coarse and root is not None:
-                if unit.step not in overviews:
-                    above = {f: opened(root, unit.tile, f) for f in unit.factors}
-                    overviews[unit.step] = Overviews(step.grid.shape, above, unit.slot)
-                overviews[unit.step].add(unit.rows, unit.columns, out.coarse)
-            out.coarse = {}
-            self.done += share[unit.step] * len(step.targets)
-            self.progress(
-                min(self.done, self.total), self.total, f"{step.tile} {iso(np.datetime64(step.time, 'us'))[:10]}"
-            )
+        def told(unit: Unit) -> None:
+            step = steps[unit.step]
+            self.done += share[unit.step]
+            day = iso(np.datetime64(step.time, "us"))[:10]
+            self.progress(min(self.done, self.total), self.total, f"{step.tile} {day}")
 
-        return take
-
-
-def _paste(into: dict[int, Array], grid: Grid, unit: Unit, part: Array) -> None:
-    cy, cx = unit.chunk
-    if unit.step not in into:
-        into[unit.step] = np.zeros([-(-n // c) for n, c in zip(grid.shape, unit.chunk, strict=True)], "f4")
-    y, x = unit.rows.start // cy, unit.columns.start // cx
-    into[unit.step][y : y + part.shape[0], x : x + part.shape[1]] = part
-
-
-def blocks_of(scene: Scene, grid: Grid) -> tuple[int, int] | None:
-    """Blocks (y, x) of the scene's files in pixels of the tile: of the first band with its resolution."""
-    for band in scene.bands.values():
-        if band.grid is not None and band.blocks is not None and band.grid.resolution == grid.resolution:
-            return band.blocks
-    return None
+        collector = Collector(steps, opened, told)
+        if self.client is None:
+            runners.local(units, schema, self.reader, tx, collector.take, self.unit_threads, self.ahead)
+        else:
+            runners.cluster(units, schema, self.entry, self.cache, self.now, session, self.client, collector.take)
+        collector.done.check_samples(schema)
+        return collector.done
 
 
 def refusal(error: EoflowError, count: int = 1) -> BadInput:

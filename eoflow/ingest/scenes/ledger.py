@@ -35,7 +35,7 @@ _COLUMNS: dict[str, tuple[str, Any, dict[str, Any]]] = {
             "flag_values": [int(s) for s in Status], "flag_meanings": " ".join(s.name.lower() for s in Status),
         },
     ),
-    "reason": ("string", "", {"long_name": "why the scene is not present"}),
+    "reason": ("string", "", {"long_name": "why the scene is not present, or what of it is not"}),
     "version": ("string", "", {"long_name": "version of the scene (changes when it is published again)"}),
     "digest": ("uint64", 0, {"long_name": "digest of the scene's values on the tile's grid"}),
     "valid_fraction": ("float32", np.nan, {"long_name": "share of the tile where the scene has a value", "units": "1"}),

@@ -16,12 +16,14 @@ from eoflow.ingest.ledger import Status
 from eoflow.ingest.report import IngestReport
 from eoflow.ingest.scenes.ledger import NO_STEP, Row, SceneLedger
 from eoflow.ingest.scenes.plan import Batch, Step, Tried
+from eoflow.ingest.scenes.tiles import outside_of
 from eoflow.sources.base import AssetCorrupt, AssetMissing
-from eoflow.sources.scene import Grid, Scene
+from eoflow.sources.scene import MASKS, Grid, Scene
 from eoflow.times import iso
 
 if TYPE_CHECKING:
-    from eoflow.ingest.scenes.job import Done, SceneJob
+    from eoflow.ingest.scenes.collect import Done
+    from eoflow.ingest.scenes.job import SceneJob
     from eoflow.transaction import Transaction
 
 Array = np.ndarray[Any, Any]
@@ -211,13 +213,16 @@ def _step(
     recipe, again = recipe_of(job, schema), set()
     for s in step.scenes:
         digest, fraction = done.digest[i, s.id] or 1, done.valid[i, s.id] / pixels
-        items.append(item(s, schema, recipe, digest, fraction))
+        cut = outside_of(job.entry, schema.names, s, step.grid)
+        if cut:
+            job.cut.setdefault(step.tile, {})[s.id] = cut
+        items.append(item(s, schema, recipe, digest, fraction, cut))
         if s.id in step.targets:
             old = ledger.plan(s.id, step.tile, s.time)
             again |= {s.id} if old.present else set()
-            present = int(Status.PRESENT)
+            present, reason = int(Status.PRESENT), f"{cut:.1%} of its pixels lie outside the tile" if cut else ""
             ledger.set(
-                Row(s.id, step.tile, old.time, step.time, present, "", s.version, digest, fraction, at, token)
+                Row(s.id, step.tile, old.time, step.time, present, reason, s.version, digest, fraction, at, token)
             )  # fmt: skip
     if len(items) > lay.MANY_ITEMS:
         from eoflow.errors import BadInput
@@ -232,14 +237,16 @@ def exact(time: np.datetime64) -> str:
     return str(time.astype("datetime64[us]"))
 
 
-def item(scene: Scene, schema: SceneSchema, recipe: str, digest: int, fraction: float) -> dict[str, Any]:
-    """What the cube says of an item of a time step, JSON-ready; never a signature."""
-    used = {n: b for n, b in scene.bands.items() if n in (*schema.names, lay.QUALITY)}
+def item(
+    scene: Scene, schema: SceneSchema, recipe: str, digest: int, fraction: float, cut: float = 0.0
+) -> dict[str, Any]:  # fmt: skip
+    """What the cube says of an item of a time step, JSON-ready; never a signature. cut: share outside the tile."""
+    used = {n: b for n, b in scene.bands.items() if n in (*schema.names, *MASKS)}
     return {
         "id": scene.id, "time": exact(scene.time), "version": scene.version, "href": scene.href,
         "baseline": scene.baseline, "platform": scene.platform, "hrefs": {n: b.href for n, b in used.items()},
         "etags": {n: b.etag for n, b in used.items() if b.etag}, "recipe": recipe, "digest": f"{digest:016x}",
-        "valid_fraction": round(fraction, 6),
+        "valid_fraction": round(fraction, 6), **({"outside": round(cut, 6)} if cut else {}),
     }  # fmt: skip
 
 

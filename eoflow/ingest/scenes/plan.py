@@ -14,15 +14,14 @@ from eoflow.errors import BadInput, EoflowError
 from eoflow.ingest.ledger import Status
 from eoflow.ingest.scenes.ledger import NO_STEP, Row, SceneLedger
 from eoflow.layout import MIB
-from eoflow.sources.base import AssetCorrupt
-from eoflow.sources.scene import QUALITY, Grid, Scene
-from eoflow.tiling import cells, cells_of_box, footprint, refuse_other, to_degrees
+from eoflow.sources.scene import Grid, Scene
+from eoflow.tiling import to_degrees
 from eoflow.times import NS, Period
 
 Array = np.ndarray[Any, Any]
 LOOKBACK = np.timedelta64(30, "D")
 """A plain ingest lists again so far behind the newest scene: late and reprocessed scenes come in."""
-BATCH_BYTES = 256 * MIB
+BATCH_BYTES = 512 * MIB
 """Pixels of one commit: what a kill can lose."""
 BATCH_SCENES = 32
 """Scenes of one commit, where each is small: what a kill makes us read again."""
@@ -112,51 +111,6 @@ def solar_day(time: np.datetime64, longitude: float) -> int:
     """Days since 1970 in local solar time (UTC + longitude / 15 h)."""
     us = int(np.asarray(time).astype("datetime64[us]").astype("i8")) + round(longitude * 240e6)
     return us // DAY_US
-
-
-# -- tiles -----------------------------------------------------------------------------------------------------------
-
-
-def planned_tiles(entry: SceneEntry, scene: Scene) -> list[str]:
-    """The tiles that a scene is for, as far as the listing tells; [""] where only its header will."""
-    if entry.tiles.scheme == "footprint":
-        return [scene.tile]
-    grids = [b.grid for n, b in scene.bands.items() if b.grid is not None and n != QUALITY]
-    try:
-        if grids:
-            return list(cells(grids[0], entry.tiles)) or [""]
-        if scene.bbox is not None:
-            return list(cells_of_box(scene.bbox, entry.tiles)) or [""]
-    except BadInput:  # said with its reason when the scene is opened
-        pass
-    return [""]
-
-
-def grids_of(
-    entry: SceneEntry, names: Sequence[str], scene: Scene, known: dict[str, Grid]
-) -> dict[str, Grid]:  # fmt: skip
-    """Tile and grid that a scene (its header read) goes to. known: grids of tiles not yet in the cube.
-
-    Raises AssetCorrupt where the scene lacks a band or does not fit the grid of its tile.
-    """
-    lacking = [n for n in names if n not in scene.bands]
-    if lacking:
-        raise AssetCorrupt(f"the scene does not have {', '.join(lacking)}", where=scene.id,
-                           todo="correct `bands` in the catalog entry, or leave the scene out")  # fmt: skip
-    grids = [g for n in names if (g := scene.bands[n].grid) is not None]
-    if len(grids) < len(names) or not all(g.crs for g in grids):
-        raise AssetCorrupt("a band has no CRS", where=scene.id, todo="write it into the file")
-    try:
-        if entry.tiles.scheme == "grid":
-            widest = max(grids, key=lambda g: g.shape[0] * g.resolution[0] * g.shape[1] * g.resolution[1])
-            return cells(widest, entry.tiles)
-        mine = footprint(grids, entry.tiles)
-        tile = known.get(scene.tile)
-        if tile is not None:
-            refuse_other(tile, mine)
-        return {scene.tile: tile or mine}
-    except BadInput as e:
-        raise AssetCorrupt(e.what, where=e.where or scene.id, todo=e.todo) from None
 
 
 # -- time steps ------------------------------------------------------------------------------------------------------

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 
 from eoflow.archive import Archive
@@ -10,13 +12,18 @@ from eoflow.cube import Cube
 from eoflow.errors import Failure
 from eoflow.ingest import retry
 from eoflow.ingest.report import IngestReport, Progress
-from eoflow.ingest.scenes import plan
-from eoflow.ingest.scenes.flow import Builder, first_schema, in_slices, require_same_rules
+from eoflow.ingest.scenes import plan, tiles
+from eoflow.ingest.scenes.flow import Builder, Headers, each_batch, first_schema, require_same_rules
 from eoflow.ingest.scenes.job import SceneJob
 from eoflow.ingest.scenes.ledger import SceneLedger
+from eoflow.ingest.scenes.plan import Batch, Tried
 from eoflow.ingest.scenes.sources import open_source
+from eoflow.sources.base import AssetMissing
+from eoflow.sources.scene import Scene
 from eoflow.times import Period, iso
 from eoflow.workspace import Workspace
+
+WITHDRAWN = "the provider no longer lists it"
 
 
 def ingest_scenes(
@@ -47,28 +54,42 @@ def ingest_scenes(
         report.notes += getattr(source, "notes", [])
         choice = plan.choose(listed, ledger, rewrite=rewrite)
         report.skipped = choice.skipped
+        gone = withdrawn(ledger, choice.listed, span)
         job = SceneJob(archive, entry, source, now, str(workspace.cache), report, progress)
-        job.planned = {(s.id, t): s.time for s in choice.todo for t in plan.planned_tiles(entry, s)}
+        job.planned = {(s.id, t): s.time for s in choice.todo for t in tiles.planned_tiles(entry, s)}
         job.total = float(len(choice.todo))
         try:
             if choice.todo:
                 _run(job, choice)
+            if gone:
+                job.commit(Batch([], gone), "note what is missing")
         finally:
             job.close()
+        report.notes += tiles.said_of(job.cut)
         if not choice.todo and not exists:
             raise Failure(f"the source of '{entry.name}' lists no scene", where=str(span), todo="give another --period")
     return report
 
 
+def withdrawn(ledger: SceneLedger, listed: Mapping[str, Scene], span: Period) -> list[Tried]:
+    """The scenes of a span that were once planned, are not there, and are listed no more: they cannot be waited for."""
+    out = []
+    for row in ledger.rows.values():
+        if row.present or row.scene in listed or not span.contains(row.when) or row.reason.startswith(WITHDRAWN):
+            continue
+        scene = Scene(row.scene, row.when, row.tile, {}, version=row.version)
+        out.append(Tried(scene, row.tile, AssetMissing(WITHDRAWN, where=row.reason or None)))
+    return out
+
+
 def _run(job: SceneJob, choice: plan.Choice) -> None:
-    builder: Builder | None = None
-    for scenes, found in in_slices(job, choice.todo):
-        if builder is None:
-            if not job.archive.exists():
-                Cube.create(job.archive.workspace, job.entry, first_schema(job, scenes, found))
-                job.archive.reopen()
-            builder = Builder(job, job.cube, choice.listed)
-        for batch in builder.batches(scenes, found):
-            times = [s.time for s in batch.scenes.values()]
-            message = f"ingest {iso(min(times))}/{iso(max(times))}" if times else "note what is missing"
-            job.commit(batch, message)
+    def begun(scenes: list[Scene], found: Headers) -> Builder:
+        if not job.archive.exists():
+            Cube.create(job.archive.workspace, job.entry, first_schema(job, scenes, found))
+            job.archive.reopen()
+        return Builder(job, job.cube, choice.listed)
+
+    for batch in each_batch(job, choice.todo, begun):
+        times = [s.time for s in batch.scenes.values()]
+        message = f"ingest {iso(min(times))}/{iso(max(times))}" if times else "note what is missing"
+        job.commit(batch, message)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -18,7 +19,7 @@ from eoflow.ingest.scenes.writing import Layers, fractions, reduced, valid_pixel
 from eoflow.quality import Quality
 from eoflow.sources.base import AssetCorrupt
 from eoflow.sources.radiometry import SATURATED_S2, harmonise, same_nodata
-from eoflow.sources.scene import QUALITY, Grid, RasterBand, Scene
+from eoflow.sources.scene import QUALITY, SATURATION, Grid, RasterBand, Scene
 from eoflow.tiling import same_crs
 
 if TYPE_CHECKING:
@@ -70,23 +71,25 @@ class Outcome:
     errors: list[tuple[str, EoflowError]] = field(default_factory=list)
 
 
+Values = Callable[[Scene, Grid], dict[str, Array]]
 Put = Callable[[Unit, Layers], None]
 Get = Callable[[Unit], dict[str, Array]]
 
 
-def run(unit: Unit, schema: SceneSchema, reader: RasterReader, get: Get | None, put: Put | None) -> Outcome:
-    """Do a unit. get: the stored layers of its window; put: writes the layers (None: read and check only)."""
+def run(unit: Unit, schema: SceneSchema, values_of: Values, get: Get | None, put: Put | None) -> Outcome:
+    """Do a unit. values_of: reads a scene on a window (`read`); get: the stored layers of the unit's window; put:
+    writes the layers (None: read and check only)."""
     out = Outcome(unit)
     grid = unit.grid.window(unit.rows, unit.columns)
-    layers = get(unit) if unit.base and get is not None else empty(schema, grid.shape)
-    done = valid_pixels(schema, layers) if unit.base else None
+    layers = get(unit) if unit.base and get is not None else None
+    done = valid_pixels(schema, layers) if layers is not None else None
     for k, scene in enumerate(unit.scenes, unit.first):
         covers = _covers(scene, schema, grid)
         if covers is not None and not covers.any():
             out.parts[scene.id] = Part()
             continue
         try:
-            values = read(scene, schema, grid, reader)
+            values = values_of(scene, grid)
         except EoflowError as e:
             out.errors.append((scene.id, e))
             continue
@@ -97,14 +100,16 @@ def run(unit: Unit, schema: SceneSchema, reader: RasterReader, get: Get | None, 
         valid = valid_pixels(schema, values)
         out.parts[scene.id] = _part(unit, schema, values, valid)
         _finish_quality(values, valid, covers)
-        if done is None and covers is None and len(unit.scenes) == 1:
-            layers = values
-        else:
-            done = _fill(layers, values, valid, done)
+        if layers is None and covers is None and len(unit.scenes) == 1:
+            layers, done = values, valid
+            continue
+        layers = empty(schema, grid.shape) if layers is None else layers
+        done = _fill(layers, values, valid, done)
     if out.errors:
         return out
+    layers = empty(schema, grid.shape) if layers is None else layers
     out.coarse = reduced(schema, layers, unit.factors)
-    out.fractions = fractions(schema, layers, unit.chunk)
+    out.fractions = fractions(np.zeros(grid.shape, bool) if done is None else done, unit.chunk)
     out.nbytes = sum(v.nbytes for v in layers.values())
     if put is not None:
         put(unit, layers)
@@ -156,8 +161,25 @@ def read(scene: Scene, schema: SceneSchema, grid: Grid, reader: RasterReader) ->
         )
         check_range(values, spec, where, grid)
         out[spec.name] = values
-    out[lay.QUALITY] = _quality(scene, schema, grid, reader)
+    out[lay.QUALITY] = _saturated(_quality(scene, schema, grid, reader), scene, schema, grid, reader, out)
     return out
+
+
+def _saturated(
+    quality: Array, scene: Scene, schema: SceneSchema, grid: Grid, reader: RasterReader, values: Layers
+) -> Array:  # fmt: skip
+    """SATURATED where the source says so: bits of Landsat's QA_RADSAT, the number that Sentinel-2 writes for it."""
+    bits = scene.bands.get(SATURATION)
+    if bits is not None:
+        numbers = tuple(int(m[1]) for n in schema.names if (m := re.fullmatch(r"SR_B(\d)", n)))
+        where = ql.from_qa_radsat(reader.read(bits, grid, "nearest"), numbers or tuple(range(1, 8)))
+        quality = ql.saturated(quality, where)
+    if schema.sensor == "sentinel-2":
+        for spec in schema.bands:
+            full = spec.dtype == "uint16" and spec.nodata != SATURATED_S2
+            if full and values[spec.name].max(initial=0) == SATURATED_S2:
+                quality = ql.saturated(quality, values[spec.name] == SATURATED_S2)
+    return quality
 
 
 def _with_nodata(band: RasterBand, spec: BandSpec) -> RasterBand:
@@ -268,14 +290,8 @@ def _where(scene: Scene, unit: Unit) -> str:
 # -- the store -------------------------------------------------------------------------------------------------------
 
 
-def store(root: zarr.Group, schema: SceneSchema) -> tuple[Get, Put]:
-    """Functions that read and write windows of the tiles under an open root group."""
-    arrays: dict[str, dict[str, zarr.Array]] = {}
-
-    def of(tile: str) -> dict[str, zarr.Array]:
-        if tile not in arrays:
-            arrays[tile] = lay.arrays_of(root, tile, schema)
-        return arrays[tile]
+def store(of: Callable[[str], dict[str, zarr.Array]]) -> tuple[Get, Put]:
+    """Functions that read and write windows of the tiles whose arrays `of` gives."""
 
     def get(unit: Unit) -> dict[str, Array]:
         return {n: np.array(a[unit.slot, unit.rows, unit.columns]) for n, a in of(unit.tile).items()}

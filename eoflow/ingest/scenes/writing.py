@@ -10,7 +10,7 @@ import numpy as np
 
 from eoflow import cube_layout as lay
 from eoflow.bands import SceneSchema
-from eoflow.tiling import coarse_classes, coarse_means
+from eoflow.ingest.scenes.coarse import coarse_classes, coarse_means, complete
 
 if TYPE_CHECKING:
     import zarr
@@ -35,9 +35,8 @@ def reduced(schema: SceneSchema, values: Layers, factors: Sequence[int]) -> dict
     return out
 
 
-def fractions(schema: SceneSchema, values: Layers, chunk: tuple[int, int]) -> Array:
-    """float32 (chunk row, chunk column): the share of each chunk's pixels in which a band holds a value."""
-    valid = valid_pixels(schema, values)
+def fractions(valid: Array, chunk: tuple[int, int]) -> Array:
+    """float32 (chunk row, chunk column): the share of each chunk's pixels that are valid (`valid_pixels`)."""
     out = np.empty([math.ceil(n / c) for n, c in zip(valid.shape, chunk, strict=True)], "f4")
     for i in range(out.shape[0]):
         for j in range(out.shape[1]):
@@ -48,18 +47,16 @@ def fractions(schema: SceneSchema, values: Layers, chunk: tuple[int, int]) -> Ar
 
 def valid_pixels(schema: SceneSchema, values: Layers) -> Array:
     """bool (y, x): where a scene covers the pixel and some band holds a value."""
-    valid = np.zeros(values[lay.SCENE].shape, bool)
+    covered = values[lay.SCENE] > 0
+    if any(complete(values[s.name], s.nodata) for s in schema.bands if not s.dtype.startswith("float")):
+        return covered
+    valid = np.zeros(covered.shape, bool)
     for spec in schema.bands:
         v = values[spec.name]
-        if spec.dtype.startswith("float"):
-            valid |= ~np.isnan(v) & (v != spec.fill)
-        elif spec.nodata is None:
-            valid |= True
-        else:
-            valid |= v != spec.fill
+        valid |= ~np.isnan(v) & (v != spec.fill) if spec.dtype.startswith("float") else v != spec.fill
         if valid.all():
             break
-    return valid & (values[lay.SCENE] > 0)
+    return valid & covered
 
 
 class Overviews:
@@ -121,10 +118,10 @@ def write_step(
     scene = (quality != 0).astype("u1") if scene is None else scene
     values = {**bands, lay.QUALITY: quality, lay.SCENE: scene}
     height, width = quality.shape
-    lay.write(lay.arrays_of(tx.group, tile, schema), slot, slice(0, height), slice(0, width), values)
-    above = {f: lay.arrays_of(tx.group, tile, schema, f) for f in factors}
+    lay.write(lay.opened(tx, tile, schema), slot, slice(0, height), slice(0, width), values)
+    above = {f: lay.opened(tx, tile, schema, f) for f in factors}
     Overviews((height, width), above, slot).add(
         slice(0, height), slice(0, width), reduced(schema, values, factors)
     )  # fmt: skip
-    lay.set_fractions(tx, tile, [slot], [fractions(schema, values, (chunk[0], chunk[1]))])
+    lay.set_fractions(tx, tile, [slot], [fractions(valid_pixels(schema, values), (chunk[0], chunk[1]))])
     lay.set_items(tx, tile, [slot], [items])

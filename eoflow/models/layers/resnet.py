@@ -1,12 +1,13 @@
-"""Residual networks (He et al. 2015, arXiv 1512.03385) as encoders: features of four levels, no classifier.
+"""Residual networks (He et al. 2015, arXiv 1512.03385) as encoders, and feature pyramids on them (arXiv 1612.03144).
 
 ResNet-50 has 23.51 M parameters without the classifier (18: 11.18 M, 34: 21.28 M, 101: 42.50 M) and, with three bands
 of 224 x 224, 4.09 G multiply-adds. The stride of a bottleneck is in its 3 x 3 convolution, as everywhere today.
-Our choices: any number of bands, width and norm; a stem that keeps more of the resolution.
+Our choices: any number of bands, levels, width and norm; a stem that keeps more of the resolution.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import cast
 
 import torch.nn.functional as F
@@ -59,24 +60,29 @@ class Residual(nn.Module):
 
 
 class ResNet(nn.Module):
-    """(B, C, H, W) -> [C2, C3, C4, C5], of `channels` and of strides `strides` (4, 8, 16, 32 with the usual stem).
+    """(B, C, H, W) -> [C2, C3, ...], of `channels` and of strides `strides` (4, 8, 16, 32 with the usual stem).
 
-    kind: a key of LAYERS. width: channels of the first level (before a bottleneck's factor 4). norm: see units.norm.
-    stem_stride: 4 (7 x 7 with stride 2, 3 x 3 max pooling), 2 (no pooling) or 1 (7 x 7 alone). H and W must be
-    multiples of the last stride.
+    kind: a key of LAYERS, or the number of plain blocks of each level. width: channels of the first level (before a
+    bottleneck's factor 4), doubled a level. norm: see units.norm. stem_stride: 4 (7 x 7 with stride 2, 3 x 3 max
+    pooling), 2 (no pooling) or 1 (7 x 7 alone). H and W must be multiples of the last stride.
+    radius: pixels around a place of the last level that reach it, a norm over the whole picture aside.
     """
 
     def __init__(
-        self, inputs: int, kind: str = "resnet50", *, width: int = 64, norm: str = "group", stem_stride: int = 4
+        self,
+        inputs: int,
+        kind: str | Sequence[int] = "resnet50",
+        *,
+        width: int = 64,
+        norm: str = "group",
+        stem_stride: int = 4,
     ) -> None:
         super().__init__()
-        if kind not in LAYERS:
-            raise ValueError(f"encoder '{kind}' is not one of {', '.join(LAYERS)}")
+        bottleneck, counts = _layers(kind)
         if stem_stride not in STEM_STRIDES:
             raise ValueError(f"stem_stride {stem_stride} is not one of {STEM_STRIDES}")
-        bottleneck, counts = LAYERS[kind]
-        self.channels = tuple(width * 2**i * (4 if bottleneck else 1) for i in range(4))
-        self.strides = tuple(stem_stride * 2**i for i in range(4))
+        self.channels = tuple(width * 2**i * (4 if bottleneck else 1) for i in range(len(counts)))
+        self.strides = tuple(stem_stride * 2**i for i in range(len(counts)))
         self.pools = stem_stride == 4
         self.stem = _conv(inputs, width, 7, norm, stride=1 if stem_stride == 1 else 2)
         before = [width, *self.channels]
@@ -90,11 +96,15 @@ class ResNet(nn.Module):
                         bottleneck,
                         norm,
                     )
-                    for b in range(counts[i])
+                    for b in range(count)
                 )
             )
-            for i in range(4)
+            for i, count in enumerate(counts)
         )
+        self.radius = 3 + 2 * self.pools
+        for i, count in enumerate(counts):  # the first 3 x 3 of a level reads the places of the level before
+            convolutions = count if bottleneck else 2 * count
+            self.radius += self.strides[max(i - 1, 0)] + (convolutions - 1) * self.strides[i]
         he_initialised(self)
 
     def forward(self, x: Tensor) -> list[Tensor]:
@@ -107,3 +117,64 @@ class ResNet(nn.Module):
             x = level(x)
             features.append(x)
         return features
+
+
+def _layers(kind: str | Sequence[int]) -> tuple[bool, tuple[int, ...]]:
+    """Bottleneck blocks or not, blocks a level."""
+    if isinstance(kind, str):
+        if kind not in LAYERS:
+            raise ValueError(f"encoder '{kind}' is not one of {', '.join(LAYERS)}")
+        return LAYERS[kind]
+    if not kind or min(kind) < 1:
+        raise ValueError(f"blocks {tuple(kind)}: every level needs one or more")
+    return False, tuple(kind)
+
+
+class FeaturePyramid(nn.Module):
+    """[(B, C_i, H / 2^i, W / 2^i)] -> [(B, width, same size)]: 1 x 1 lateral, nearest top-down sum, 3 x 3.
+
+    levels: how many are given, the finest ones; None: all.
+    """
+
+    def __init__(self, channels: tuple[int, ...], width: int, levels: int | None = None) -> None:
+        super().__init__()
+        self.lateral = nn.ModuleList(nn.Conv2d(c, width, 1) for c in channels)
+        self.smooth = nn.ModuleList(nn.Conv2d(width, width, 3, padding=1) for _ in channels[:levels])
+
+    def forward(self, features: list[Tensor]) -> list[Tensor]:
+        """See the class."""
+        sums = [lateral(x) for lateral, x in zip(self.lateral, features)]
+        for i in range(len(sums) - 2, -1, -1):
+            sums[i] = sums[i] + F.interpolate(sums[i + 1], scale_factor=2.0, mode="nearest")
+        return [smooth(x) for smooth, x in zip(self.smooth, sums)]
+
+
+class DenseEncoder(nn.Module):
+    """A residual network and the finest map of its pyramid: (B, C, H, W) -> (B, features, H / stride, W / stride).
+
+    For H and W that `multiple` divides. kind, width, norm, stem_stride: of ResNet, whose first stride is `stride`.
+    radius: pixels around a feature's stride x stride pixels that reach it, a norm over the whole picture aside.
+    """
+
+    def __init__(
+        self,
+        inputs: int,
+        kind: str | Sequence[int] = "resnet18",
+        *,
+        width: int = 64,
+        features: int = 256,
+        norm: str = "batch",
+        stem_stride: int = 4,
+    ) -> None:
+        super().__init__()
+        self.encoder = ResNet(inputs, kind, width=width, norm=norm, stem_stride=stem_stride)
+        self.pyramid = FeaturePyramid(self.encoder.channels, features, levels=1)
+        self.stride, self.multiple = self.encoder.strides[0], self.encoder.strides[-1]
+        # Nearest-neighbour enlargement spreads a place over its cell; then the smoothing.
+        self.radius = self.encoder.radius + self.multiple + self.stride
+        he_initialised(self.pyramid)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """See the class."""
+        (finest,) = self.pyramid(self.encoder(x))
+        return cast(Tensor, finest)

@@ -138,7 +138,7 @@ def _arrays(partial: Path, rows: Rows, recipe: PatchRecipe, bands: tuple[BandSpe
 
     if (partial / "parts").is_dir():
         group = zarr.open_group(str(partial), mode="r", zarr_format=3)
-        names = ["data", "quality", *(["labels"] if recipe.labels else [])]
+        names = ["data", "quality", *(["labels"] if recipe.labels else []), *(["ground"] if _ground(recipe) else [])]
         return {n: Shards(group[n], partial / n) for n in names}
     shutil.rmtree(partial, ignore_errors=True)
     n, p = len(rows), recipe.patch
@@ -154,8 +154,15 @@ def _arrays(partial: Path, rows: Rows, recipe: PatchRecipe, bands: tuple[BandSpe
     if recipe.labels:
         about = {"long_name": f"number of the class; {IGNORE}: none", "classes": list(recipe.labels.classes)}
         out["labels"] = Shards.create(group, partial, "labels", (n, p, p), "i2", ("row", "y", "x"), about, per_shard)
+    if _ground(recipe):
+        about = {"long_name": f"class of the ground; {IGNORE}: none"}
+        out["ground"] = Shards.create(group, partial, "ground", (n, p, p), "i2", ("row", "y", "x"), about, per_shard)
     (partial / "parts").mkdir()
     return out
+
+
+def _ground(recipe: PatchRecipe) -> str | None:
+    return recipe.labels.ground if recipe.labels else None
 
 
 def write_slot(
@@ -203,6 +210,10 @@ def _put_run(
         for number, value in enumerate(recipe.labels.classes):
             labels[stored == value] = number
         arrays["labels"].put(run, labels)
+    ground = _ground(recipe)
+    if ground is not None:
+        stored = cut(reading.read(tile.group, ground, slot, *where).astype(np.int32), IGNORE)
+        arrays["ground"].put(run, np.where((stored < 0) | (stored == 255), IGNORE, stored).astype(np.int16))
 
 
 def _tables(group: Any, rows: Rows) -> None:

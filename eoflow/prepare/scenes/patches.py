@@ -174,6 +174,8 @@ def build_index(
         raise BadInput("the cube holds no scene", where=dataset or None, todo=f"eoflow ingest {dataset}")
     recipe.inputs(cube.schema.names)
     label = _label_table(recipe, cube.schema.band(recipe.labels.band)) if recipe.labels else None
+    if recipe.labels and recipe.labels.ground:
+        cube.schema.band(recipe.labels.ground)
     division = divide(recipe, tiles, keep)
     counted = _count(tiles, recipe, label, progress)
     parts: list[dict[str, Array]] = []

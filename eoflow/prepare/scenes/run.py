@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from eoflow.catalog_patches import PatchRecipe, digest
 from eoflow.cube import Cube
-from eoflow.prepare.scenes import build, reading, statistics
+from eoflow.prepare.scenes import build, leases, reading, statistics
 from eoflow.prepare.scenes.leaks import SplitReport, check_splits
 from eoflow.prepare.scenes.normalize import BandNormalizer, needs_statistics, transforms_of
 from eoflow.prepare.scenes.patches import FORMAT, PatchIndex, build_index
@@ -27,7 +27,8 @@ Progress = Callable[[float, float, str], None]
 @dataclass(frozen=True)
 class PreparedPatches:
     """What training needs, and where it lies. key: identity of content, recipe, split and normaliser; reused: it was
-    there already; report: the proof that nothing leaks; statistics: None where no band needs them."""
+    there already; report: the proof that nothing leaks; statistics: None where no band needs them. lease: as long as
+    this object lives, no later preparation removes the set."""
 
     dataset: str
     recipe: PatchRecipe
@@ -39,6 +40,10 @@ class PreparedPatches:
     report: SplitReport
     index: PatchIndex
     reused: bool
+    lease: Any = field(default=None, repr=False, compare=False)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "lease": None}  # another process takes its own
 
     @cached_property
     def train(self) -> PatchSet:
@@ -86,7 +91,8 @@ def prepare_patches(
 
     Idempotent: the key is a hash of the content of the cube, the recipe, the split and the normaliser. Blocks and
     events keep the split that they had in an earlier preparation by the same split recipe, so that what was validation
-    stays validation when the cube grows. Split by time without periods, it takes those of the catalog entry. Raises
+    stays validation when the cube grows. Of older content the last set of the same recipe stays, and whatever is in
+    use. Split by time without periods, it takes those of the catalog entry. Raises
     BadInput for an unknown dataset or band, too little data, or a leak.
     """
     ws = Workspace.of(workspace)
@@ -107,10 +113,10 @@ def prepare_patches(
     normalizer = BandNormalizer.of(recipe.normalize, cube.schema, names, stats)
     key = digest([build.FORMAT, cube.schema.hash, recipe.hash, index.hash, index.fingerprint, normalizer.hash])
     target = folder / f"{key}.zarr"
-    reused = target.exists()
+    reused, lease = _found(target)
     if not reused:
         with ws.lock(f"prepare-{dataset}"):
-            reused = target.exists()
+            reused, lease = _found(target)
             if not reused:
                 manifest = {
                     "dataset": dataset, "cube_snapshot": as_of, "content": index.fingerprint,
@@ -118,7 +124,15 @@ def prepare_patches(
                     "normalizer_hash": normalizer.hash, "statistics_hash": None if stats is None else stats.hash,
                 }  # fmt: skip
                 build.write(target, cube, recipe, index, normalizer, key, manifest, as_of, progress)
-    return PreparedPatches(dataset, recipe, target, key, as_of, normalizer, stats, report, index, reused)
+                leases.remove_old(folder, recipe.hash)
+    return PreparedPatches(dataset, recipe, target, key, as_of, normalizer, stats, report, index, reused, lease)
+
+
+def _found(target: Path) -> tuple[bool, Any]:
+    """Whether a set is there, and a hold on it (taken first, so that it is not removed in between)."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    lease = leases.hold(target)
+    return target.exists(), lease
 
 
 def splits_check(

@@ -3,6 +3,7 @@
     data     (row, channel, y, x) stored values; a row is a window at one time, stored once whoever uses it
     quality  (row, y, x) uint8 classes; nodata where any band has no value, missing where the tile ends
     labels   (row, y, x) int16 number of the class, -1 none (where the recipe has labels)
+    ground   (row, y, x) int16 class of the ground, -1 none (where its labels name such a band)
     rows, target_row    rows of each sample; row_tile, row_time, row_y, row_x: where each row comes from
     index/   the patch index
 
@@ -45,7 +46,7 @@ class Patches(NamedTuple):
 
     inputs (B, T, C, p, p) float32, normalised, 0 where nothing was seen. quality (B, T, p, p) uint8, eoflow.quality.
     target (B, C', p, p) float32 and target_quality (B, p, p): of the target date (all missing without one).
-    labels (B, L, p, p) int64: class numbers, -1 none; L is 1 or 0. weight (B,) float32. number (B,) int64 in the index.
+    labels (B, L, p, p) int64: class numbers, -1 none; L is 1 or 0, or 1 + T with the ground of each date. weight (B,) float32. number (B,) int64 in the index.
     """
 
     inputs: Tensor
@@ -89,7 +90,9 @@ class PatchSet:
         self._target_rows = np.asarray(group["target_row"][...])[self.samples]  # type: ignore[index]
         self.data = Rows(self.path, "data", memory_mb)
         self.quality = Rows(self.path, "quality", memory_mb)
-        self.labels = Rows(self.path, "labels", memory_mb) if self.recipe.labels else None
+        wanted = self.recipe.labels
+        self.labels = Rows(self.path, "labels", memory_mb) if wanted else None
+        self.ground = Rows(self.path, "ground", memory_mb) if wanted and wanted.ground else None
 
     def _group(self) -> Any:
         import zarr
@@ -105,7 +108,7 @@ class PatchSet:
     def with_split(self, split: str) -> PatchSet:
         """Another split of the same files (and the same memory and normaliser)."""
         out = PatchSet(self.path, split, self.data.budget >> 20, self._chosen)
-        out.data, out.quality, out.labels = self.data, self.quality, self.labels
+        out.data, out.quality, out.labels, out.ground = self.data, self.quality, self.labels, self.ground
         return out
 
     def __len__(self) -> int:
@@ -171,6 +174,9 @@ class PatchSet:
         if self.labels is not None:
             which = np.where(has, self._target_rows[at], self._rows[at, -1])
             labels = self.labels.any_order(which).astype(np.int64)[:, None]
+        if self.ground is not None:
+            ground = self.ground.any_order(wanted).astype(np.int64).reshape(n, dates, size, size)
+            labels = np.concatenate([labels, ground], axis=1)
         sample = Patches(
             torch.from_numpy(inputs.reshape(n, dates, *inputs.shape[1:])),
             torch.from_numpy(quality.reshape(n, dates, *quality.shape[1:])), torch.from_numpy(out_target),

@@ -53,15 +53,19 @@ class Flood:
         return self.stage * (1.0 - float((time - self.peak) / (self.end - self.peak)) ** 2)
 
 
-def floods(t: Terrain, year: int, *name: Any) -> list[Flood]:
-    """One to three floods a year, in order, each over 6 to 32 % of the land (less in steep country)."""
+def floods(t: Terrain, year: int, *name: Any, wet: bool = False) -> list[Flood]:
+    """One to three floods a year, in order, each over 6 to 32 % of the land (less in steep country).
+
+    wet: eight a year and larger ones, so that there is always something to learn from.
+    """
     gen = rng("floods", year, *name)
     land = t.hand[~t.water]
+    count, share, highest = (8, 0.6, 8.0) if wet else (int(gen.integers(1, 4)), 0.32, 5.0)
     out: list[Flood] = []
-    for first in np.sort(gen.choice(np.arange(10, 330, 45), size=int(gen.integers(1, 4)), replace=False)):
+    for first in np.sort(gen.choice(np.arange(10, 330, 45), size=count, replace=False)):
         start = np.datetime64(f"{year}-01-01", "s") + int(86400 * (first + gen.uniform(0, 15)))
         rise, fall = gen.uniform(1.0, 3.0), gen.uniform(14.0, 24.0)
-        stage = float(np.clip(np.quantile(land, gen.uniform(0.06, 0.32)) if land.size else 1.0, 1.0, 5.0))
+        stage = float(np.clip(np.quantile(land, gen.uniform(0.06, share)) if land.size else 1.0, 1.0, highest))
         peak = start + int(86400 * rise)
         out.append(Flood(_ns(start), _ns(peak), _ns(peak + int(86400 * fall)), stage))
     return out

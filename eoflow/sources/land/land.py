@@ -21,12 +21,14 @@ VARIANTS = 16
 
 @dataclass(frozen=True, eq=False)
 class Land:
-    """A tile of the planet called `seed`. kind: what it is like; drawn where None. first: year of the first events."""
+    """A tile of the planet called `seed`. kind: what it is like; drawn where None. first: year of the first events.
+    often: floods in a year; None: one to three."""
 
     seed: int
     tile: Tile
     kind: Kind
     first: int
+    wet: bool = False
     _years: dict[int, list[events.Change]] = field(default_factory=dict, repr=False)
     _floods: dict[int, list[events.Flood]] = field(default_factory=dict, repr=False)
 
@@ -83,7 +85,7 @@ class Land:
         if year < self.first:
             return []
         if year not in self._floods:
-            self._floods[year] = events.floods(self.terrain, year, *self.name)
+            self._floods[year] = events.floods(self.terrain, year, *self.name, wet=self.wet)
         return self._floods[year]
 
     def stage(self, time: np.datetime64) -> float:

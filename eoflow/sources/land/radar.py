@@ -62,7 +62,7 @@ def see(
     time = time.astype("datetime64[ns]")
     clean, angle, ground, wind = backscatter(land, time, ascending=ascending)
     gen = rng("speckle", land.seed, land.tile.name, str(time.astype("datetime64[s]")))
-    seen = {p: (s * _speckle(gen, s.shape[0], looks, correlation)).astype("f4") for p, s in clean.items()}
+    seen = {p: (s * speckle(gen, s.shape[0], looks, correlation)).astype("f4") for p, s in clean.items()}
     return Echo(seen, clean, angle, ground, wind)
 
 
@@ -72,7 +72,7 @@ def backscatter(
     """Backscatter without speckle: ({"VV", "VH"} linear sigma0, local incidence angle in degrees, surface, wind)."""
     time = time.astype("datetime64[ns]")
     ground = surface.at(land, time, ())
-    angle = _incidence(land, ascending)
+    angle = np.clip(incidence(land, ascending), 12.0, 80.0)
     day = str(time.astype("datetime64[D]"))
     wind = float(rng("wind", land.seed, land.tile.zone, day).gamma(2.2, 1.7))
     moist = np.float32(3.5 * (ground.wetness - 0.4))
@@ -84,9 +84,7 @@ def backscatter(
     bareness = np.clip(1.0 - green - straw, 0, 1)
     out = {}
     for k, pol in enumerate(("VV", "VH")):
-        level, fall, texture = (np.zeros(16, np.float32) for _ in range(3))
-        for what, row in _LEVEL.items():
-            level[what], fall[what], texture[what] = row[k], row[2], row[3]
+        level, fall, texture = levels(k)
         level[LandCover.WATER] = _water(wind, k)
         level[[LandCover.GRASS, LandCover.SHRUB]] += 0.6 * moist
         level[LandCover.BARE] += moist
@@ -102,9 +100,17 @@ def backscatter(
             db = db + still * np.float32(min(0.25 * (wind - 4.0), 1.5)) * land.texture[2]
         db = db - fall[ground.classes] * (angle - np.float32(REFERENCE))
         linear = 10.0 ** (db / 10.0)
-        linear = linear * _area(angle) + 10.0 ** (FLOOR / 10.0)
+        linear = linear * area(angle) + 10.0 ** (FLOOR / 10.0)
         out[pol] = ndimage.gaussian_filter(linear, 0.6, mode="nearest", truncate=2.5).astype("f4")
     return out, angle, ground, wind
+
+
+def levels(k: int) -> tuple[Field, Field, Field]:
+    """(dB at the reference angle, loss in dB a degree, texture in dB) of each class (16,); k: 0 VV, 1 VH."""
+    level, fall, texture = (np.zeros(16, np.float32) for _ in range(3))
+    for what, row in _LEVEL.items():
+        level[what], fall[what], texture[what] = row[k], row[2], row[3]
+    return level, fall, texture
 
 
 def _water(wind: float, k: int) -> float:
@@ -125,8 +131,8 @@ def _flooded(db: Field, ground: Surface, k: int, wind: float, land: Land) -> Fie
     return np.asarray(db + forest * (3.2 if k == 0 else 0.8) + walls * 1.5, np.float32)
 
 
-def _incidence(land: Land, ascending: bool) -> Field:
-    """Local angle between the look and the slope, degrees, kept within 12..80 (no layover, no radar shadow)."""
+def incidence(land: Land, ascending: bool) -> Field:
+    """Local angle between the look and the slope, degrees; from 90 on the slope is in radar shadow."""
     n, t = land.tile.size, land.terrain
     base = 31.0 + 13.0 * uniform("swath", land.tile.zone, land.tile.column // 8, ascending)
     across = np.linspace(0.0, 0.35 * n / 512, n, dtype="f4")[None, :]
@@ -135,15 +141,15 @@ def _incidence(land: Land, ascending: bool) -> Field:
     heading = np.deg2rad(-102.0 if ascending else 102.0)
     to_sensor = (np.sin(heading) * np.sin(theta), np.cos(heading) * np.sin(theta), np.cos(theta))
     cosine = sum(a * b for a, b in zip(t.normal, to_sensor))
-    return np.clip(np.rad2deg(np.arccos(np.clip(cosine, -1, 1))), 12.0, 80.0).astype("f4")
+    return np.rad2deg(np.arccos(np.clip(cosine, -1, 1))).astype("f4")
 
 
-def _area(angle: Field) -> Field:
+def area(angle: Field) -> Field:
     """More ground in a pixel on slopes that face the sensor: sin of the reference over sin of the local angle."""
     return np.asarray(np.sin(np.deg2rad(REFERENCE)) / np.sin(np.deg2rad(angle)), np.float32)
 
 
-def _speckle(gen: np.random.Generator, n: int, looks: float, correlation: float) -> Field:
+def speckle(gen: np.random.Generator, n: int, looks: float, correlation: float) -> Field:
     """Multiplicative speckle: gamma distributed, mean 1, variance 1 / looks."""
     if correlation <= 0.0:
         return np.asarray(gen.standard_gamma(looks, (n, n)) / looks, np.float32)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from eoflow.times import parse_time
 
-from . import clouds, events, optical, radar, surface
+from . import clouds, events, optical, radar, surface, varied
 from .cover import kind_of
 from .land import Land
 from .tiles import Kind, Tile
@@ -26,13 +26,15 @@ class World:
     """A planet's land. A small value: hashable, and it can be pickled; tiles are made when first asked for and kept.
 
     seed: which world. first: year of the first changes and floods. size: pixels of a tile's side (10 m each; even,
-    64 at least). kinds: (tile name, kind) where a kind is asked for; other tiles draw theirs.
+    64 at least). kinds: (tile name, kind) where a kind is asked for; other tiles draw theirs. wet: with far more
+    floods.
     """
 
     seed: int
     first: int = 2020
     size: int = 512
     kinds: tuple[tuple[str, Kind], ...] = ()
+    wet: bool = False
 
     def land(self, tile: str) -> Land:
         """A tile's land. Raises BadInput for a name that is not one."""
@@ -50,6 +52,12 @@ class World:
     ) -> radar.Echo:  # fmt: skip
         """The radar scene of a tile at a time, with its truth; see `radar.see`."""
         return radar.see(self.land(tile), time, ascending=ascending, looks=looks, correlation=correlation)
+
+    def varied_radar(
+        self, tile: str, time: np.datetime64, *, ascending: bool = True
+    ) -> tuple[radar.Echo, NDArray[np.uint8]]:
+        """A radar scene of drawn radiometry and water to train networks on, with its label; see `varied.see`."""
+        return varied.see(self.land(tile), time, ascending=ascending)
 
     def single_look(
         self, tile: str, time: np.datetime64, polarisation: str = "VV", *, shots: int = 2
@@ -102,4 +110,4 @@ class World:
 @lru_cache(maxsize=6)  # about 30 MB each at 512 x 512
 def _land(world: World, tile: str) -> Land:
     kind = dict(world.kinds).get(tile) or kind_of(world.seed, tile)
-    return Land(world.seed, Tile.parse(tile, world.size), kind, world.first)
+    return Land(world.seed, Tile.parse(tile, world.size), kind, world.first, world.wet)

@@ -83,6 +83,28 @@ def test_other_values_need_rewrite(tmp_path, workspace):
     assert (old != new).any()
 
 
+def test_files_that_lie_a_little_apart_share_a_tile(tmp_path, workspace):
+    """The tile holds all that are given together; what is given later may be cut, and that is said."""
+    data = np.random.default_rng(5).integers(1001, 9000, (3, 96, 96)).astype("u2")
+    files = []
+    for i, east in enumerate((20.0, 0.0, 90.0)):
+        path = tmp_path / f"field_{day(i)}.tif"
+        files.append(rasters.write(path, data[i], origin=(500_000.0 + 10 * east, 4_600_000.0), nodata=0))
+    how = {**HOW, "tile_by": "name", "tiles": {"margin": 0.0}}
+    report = go(files[:2], workspace, overrides=how)
+    assert (report.new, report.notes[1:]) == (2, [])
+    cube = Cube.load(workspace, "mine")
+    [tile] = cube.tiles()
+    ds = cube.open(tile, chunks=None)
+    (band,) = cube.schema.names
+    assert ds.sizes["x"] == 96 + 20
+    np.testing.assert_array_equal(ds[band].values[0, :, 20:], data[0])
+    np.testing.assert_array_equal(ds[band].values[1, :, :96], data[1])
+    report = go(files[2:], workspace, overrides=how)
+    assert report.new == 1
+    assert f"{70 / 96:.1%}" in report.notes[-1]
+
+
 @pytest.mark.parametrize("first", [True, False])
 def test_bad_input_changes_nothing(tmp_path, workspace, first):
     good, _ = write(tmp_path / "in", 0)

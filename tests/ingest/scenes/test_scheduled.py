@@ -170,6 +170,103 @@ def test_a_bad_scene_is_named_and_the_rest_goes_on(world, workspace):
         np.testing.assert_array_equal(ds.B08.values[i], world.values[f"s{i}"]["B08"])
 
 
+def test_a_bad_scene_is_not_the_others_loss(world, workspace, monkeypatch):
+    """Its batch is not read again for it; what was written of its own step is taken back."""
+    from eoflow.ingest.scenes import runners
+
+    for i in range(6):
+        world.add(f"s{i}", f"2020-03-{1 + 5 * i:02d}T10:00")
+    world.add("pair", "2020-03-06T10:01", void=(slice(0, 64), slice(None)))  # with s1 in one step
+    world.damage("s1", "B08")
+    world.damage("s4", "B04")
+    world.publish(workspace)
+    read, begun = runners.read, []
+
+    def counted(scene, *rest):
+        begun.append(scene.id)
+        return read(scene, *rest)
+
+    monkeypatch.setattr(runners, "read", counted)
+    report = ingest("w", workspace=workspace, now=NOW)
+    assert (report.new, report.failed, report.commits) == (5, 2, 1)
+    assert {s: begun.count(s) for s in ("s0", "s2", "s3", "s5", "s4", "s1", "pair")} == {
+        "s0": 1, "s2": 1, "s3": 1, "s5": 1, "s4": 1, "s1": 1, "pair": 2,
+    }  # fmt: skip
+    cube = Cube.load(workspace, "w")
+    ds, coarse = values(workspace), values(workspace, level=4)
+    assert ds.sizes["time"] == 6
+    for i in (0, 2, 3, 5):
+        np.testing.assert_array_equal(ds.B04.values[i], world.values[f"s{i}"]["B04"])
+        assert [x["id"] for x in cube.items("T1", i)] == [f"s{i}"]
+    np.testing.assert_array_equal(ds.B04.values[1], world.values["pair"]["B04"])
+    assert [x["id"] for x in cube.items("T1", 1)] == ["pair"]
+    for layers in (ds, coarse):
+        assert not any(layers[n].values[4].any() for n in ("B04", "B08", "quality", "scene"))
+    whole = Cube.load(workspace, "w").group("T1")["provenance/valid_fraction"][:]
+    assert np.isnan(whole[4]).all()
+    np.testing.assert_allclose(whole[1].mean(), 0.5)
+    rows = {r.scene: r for r in SceneLedger.load(Archive.load(workspace, "w")).rows.values()}
+    assert sorted(s for s, r in rows.items() if not r.present) == ["s1", "s4"]
+
+
+def test_what_is_read_ahead_is_what_is_stored(world, workspace, monkeypatch):
+    """While a batch is committed, the windows of the next one are read: each once, also across slices of headers."""
+    from eoflow.ingest.scenes import plan, runners
+
+    monkeypatch.setattr(plan, "BATCH_SCENES", 2)
+    monkeypatch.setattr(plan, "FIRST_SLICE", 3)
+    monkeypatch.setattr(plan, "SLICE", 3)
+    for i in range(7):
+        world.add(f"s{i}", f"2020-03-{1 + 4 * i:02d}T10:00")
+    world.damage("s4", "B08")
+    world.publish(workspace)
+    read, take, begun, taken = runners.read, runners.Ahead.take, [], []
+
+    def counted(scene, *rest):
+        begun.append(scene.id)
+        return read(scene, *rest)
+
+    def noted(self, scene, grid):
+        found = take(self, scene, grid)
+        taken.extend([scene.id] if found is not None else [])
+        return found
+
+    monkeypatch.setattr(runners, "read", counted)
+    monkeypatch.setattr(runners.Ahead, "take", noted)
+    report = ingest("w", workspace=workspace, now=NOW)
+    assert (report.new, report.failed) == (6, 1)
+    assert sorted(begun) == [f"s{i}" for i in range(7)]
+    assert {"s0", "s2", "s3"} <= set(taken)
+    ds = values(workspace)
+    for i in (0, 1, 2, 3, 5, 6):
+        np.testing.assert_array_equal(ds.B08.values[i], world.values[f"s{i}"]["B08"])
+
+
+def test_what_is_listed_no_more_is_withdrawn(world, workspace):
+    for i in range(4):
+        world.add(f"s{i}", f"2020-03-{1 + 5 * i:02d}T10:00")
+    world.faults = {"s1": "corrupt", "s2": "missing"}
+    world.publish(workspace)
+    ingest("w", workspace=workspace, now=NOW)
+    lost = world.scenes.pop("s1")
+    del world.scenes["s0"]  # it is stored, so nobody waits for it
+    world.save()
+    report = backfill("w", workspace=workspace, now=NOW)
+    assert (report.new, report.failed, report.absent) == (0, 0, 2)
+    [s1, s2] = gaps("w", workspace, now=NOW).ranges
+    assert (s1.status, s2.status) == (Status.ABSENT_AT_SOURCE, Status.ABSENT_AT_SOURCE)
+    assert "no longer lists it" in s1.reason
+    assert "corrupt" in s1.reason  # and why it had failed
+    assert "no longer" not in s2.reason
+    before = Archive.load(workspace, "w").snapshot
+    backfill("w", workspace=workspace, now=NOW)
+    assert Archive.load(workspace, "w").snapshot == before
+    world.scenes["s1"], world.faults = lost, {}
+    world.save()
+    assert backfill("w", workspace=workspace, now=NOW).new == 2  # it is listed again
+    assert gaps("w", workspace, now=NOW).fraction == 1.0
+
+
 def test_a_failed_scene_gets_its_slot_when_its_tile_begins(world, workspace):
     world.add("first", "2020-03-01T10:00")
     world.add("other", "2020-03-01T10:00", tile="T2")
@@ -298,16 +395,88 @@ def test_what_does_not_fit_is_refused(world, workspace, change, word):
     assert (values(workspace).quality.values[1] == Quality.MISSING).all()
 
 
-def test_a_moved_scene_is_put_on_its_tile(world, workspace):
+def test_a_later_scene_beyond_its_tile_is_said(world, workspace):
     world.add("a", "2020-03-01T10:00")
-    world.add("b", "2020-03-06T10:00", origin=(500_100.0, 4_599_950.0))  # 10 pixels east, 5 south
     world.publish(workspace)
-    assert ingest("w", workspace=workspace, now=NOW).new == 2
+    assert ingest("w", workspace=workspace, now=NOW).notes == []
+    world.add("b", "2020-03-06T10:00", origin=(500_100.0, 4_599_950.0))  # 10 pixels east, 5 south
+    world.add("c", "2020-03-11T10:00", origin=(500_010.0, 4_600_000.0))  # one pixel is no news
+    world.save()
+    report = ingest("w", workspace=workspace, now=NOW)
+    assert report.new == 2
     ds = values(workspace)
+    assert ds.sizes == {"time": 3, "y": 128, "x": 192}
     np.testing.assert_array_equal(ds.B04.values[1, 5:, 10:], world.values["b"]["B04"][:-5, :-10])
     assert (ds.quality.values[1, :5] == Quality.MISSING).all()
     assert (ds.quality.values[1, :, :10] == Quality.MISSING).all()
     assert (ds.quality.values[1, 5:, 10:] == Quality.CLEAR).all()
+    share = 1 - (123 * 182) / (128 * 192)
+    [note] = report.notes
+    assert f"{share:.1%} of the pixels of b" in note
+    assert "scheme: grid" in note
+    assert note in "\n".join(report.lines())
+    cube = Cube.load(workspace, "w")
+    assert [cube.items("T1", i)[0].get("outside") for i in range(3)] == [None, round(share, 6), None]
+    found = gaps("w", workspace, now=NOW)
+    assert found.fraction == 1.0  # they are there, as far as the tile goes
+    assert [line.strip() for line in found.lines() if "outside" in line] == [
+        f"b, tile T1: {share:.1%} of its pixels lie outside the tile"
+    ]
+    assert found.to_dict()["cut"] == list(found.cut)
+    from pyproj import Transformer
+
+    from eoflow.why import why
+
+    lon, lat = Transformer.from_crs(32633, 4326, always_xy=True).transform(500_505.0, 4_599_495.0)
+    assert f"{share:.1%}" in "\n".join(why("w", lon, lat, "2020-03-06", workspace).lines())
+
+
+@pytest.mark.parametrize(("tiles", "room"), [({}, (4, 6)), ({"margin": 0.0}, (0, 0)), ({"margin": 0.1}, (13, 20))])
+def test_a_tile_holds_all_scenes_that_are_known_when_it_begins(world, workspace, tiles, room, monkeypatch):
+    """Whichever comes first; with some room for later ones, since these frames wander."""
+    from eoflow.ingest.scenes import plan
+
+    monkeypatch.setattr(plan, "BATCH_SCENES", 1)
+    world.add("a", "2020-03-01T10:00")
+    world.add("b", "2020-03-06T10:00", origin=(500_100.0, 4_599_950.0))  # 10 pixels east, 5 south
+    world.add("c", "2020-03-11T10:00", origin=(499_930.0, 4_600_020.0))  # 7 west, 2 north
+    world.publish(workspace, tiles={"chunk": 64, "overviews": [4], **tiles})
+    report = ingest("w", workspace=workspace, now=NOW)
+    assert (report.new, report.failed, report.notes) == (3, 0, [])
+    ds = values(workspace)
+    top, left = 2 + room[0], 7 + room[1]
+    assert ds.sizes == {"time": 3, "y": top + 128 + 5 + room[0], "x": left + 192 + 10 + room[1]}
+    at = {"a": (0, 0), "b": (5, 10), "c": (-2, -7)}
+    for i, (name, (row, column)) in enumerate(at.items()):
+        rows, columns = slice(top + row, top + row + 128), slice(left + column, left + column + 192)
+        for band in world.bands:
+            np.testing.assert_array_equal(ds[band].values[i, rows, columns], world.values[name][band])
+        assert int((ds.quality.values[i] == Quality.CLEAR).sum()) == 128 * 192
+    assert (float(ds.x[left]), float(ds.y[top])) == (500_005.0, 4_599_995.0)
+    assert all("outside" not in Cube.load(workspace, "w").items("T1", i)[0] for i in range(3))
+
+
+def test_a_listing_that_tells_the_grids_sets_the_tile(world, workspace, monkeypatch):
+    """As of STAC items: known before a header of the later scenes is read."""
+    from eoflow.ingest.scenes import plan
+    from eoflow.sources.raster import RasterReader, fill_in
+
+    monkeypatch.setattr(plan, "FIRST_SLICE", 1)
+    monkeypatch.setattr(plan, "SLICE", 1)
+    reader = RasterReader()
+    for i, east in enumerate((0, 30, 60)):
+        scene = world.add(f"s{i}", f"2020-0{3 + i}-01T10:00", origin=(500_000.0 + 10 * east, 4_600_000.0))
+        world.scenes[scene.id] = scene.with_bands(
+            **{n: fill_in(b, reader.header(b.href)) for n, b in scene.bands.items()}
+        )  # fmt: skip
+    reader.close()
+    world.publish(workspace, tiles={"chunk": 64, "overviews": [4], "margin": 0})
+    report = ingest("w", workspace=workspace, now=NOW)
+    assert (report.new, report.notes) == (3, [])
+    ds = values(workspace)
+    assert ds.sizes == {"time": 3, "y": 128, "x": 192 + 60}
+    for i in range(3):
+        np.testing.assert_array_equal(ds.B08.values[i, :, 30 * i : 30 * i + 192], world.values[f"s{i}"]["B08"])
 
 
 def test_values_out_of_range_and_missing_bands(world, workspace):

@@ -117,3 +117,38 @@ def test_the_check_alone_writes_nothing(workspace, cube):
     assert report.to_dict()["samples"]["train"] > 0
     with pytest.raises(BadInput, match="no archive"):
         splits_check("nothing", RECIPE, workspace=workspace)
+
+
+def test_sets_of_older_content_are_removed(workspace, cube):
+    """The last two of a recipe stay, and whatever somebody uses; other recipes are left alone."""
+    import gc
+
+    def grown(day: int) -> None:
+        with cube.archive.transaction("one more", {}) as tx:
+            slot = cube_layout.place(tx, "t", TIMES[-1:] + np.timedelta64(day, "D"))[0]
+            new = {**{b: v[0] for b, v in values((1, 190, 130), day).items()}, "quality": np.full((190, 130), 7, "u1")}
+            arrays = cube_layout.arrays_of(tx.group, "t", cube.schema)
+            cube_layout.write(arrays, int(slot), slice(0, 190), slice(0, 130), new)
+            cube_layout.set_items(tx, "t", [int(slot)], [[{"id": f"late{day}", "digest": day}]])
+
+    plain = PatchRecipe(**{**RECIPE.model_dump(), "normalize": {"scheme": "constants"}})
+    other = prepare_patches("s2", plain, workspace=workspace).path
+    used = prepare_patches("s2", RECIPE, workspace=workspace)
+    paths = []
+    for day in (10, 20, 30, 40):
+        grown(day)
+        paths.append(prepare_patches("s2", RECIPE, workspace=workspace).path)
+        gc.collect()  # nobody holds it any more
+    assert [p.exists() for p in paths] == [False, False, True, True]
+    assert other.exists()
+    assert used.path.exists()
+    assert len(used.train.batch([0]).inputs) == 1
+    folder = used.path.parent
+    del used
+    gc.collect()
+    grown(50)
+    last = prepare_patches("s2", RECIPE, workspace=workspace)
+    left = {p for p in folder.glob("*.zarr") if not p.name.endswith(".index.zarr")}
+    assert left == {other, paths[-1], last.path}
+    assert {p.stem for p in folder.glob("*.use")} == {p.stem for p in left}
+    assert not list(folder.glob("*.gone"))

@@ -1,0 +1,246 @@
+"""Cloud removal by attention over dates that any bands share: every date votes, and what it votes with is itself.
+
+Ours, in the spirit of L-TAE (arXiv 2007.00586) and UnCRtainTS (arXiv 2304.05464), made small enough to be trained on
+simulation alone. A network that paints reflectance learns the colours of its training scenes; this one only says how
+much each date counts at each pixel, and the image is that mean of the dates themselves:
+
+1. Matching. Where the wanted date is among the inputs and partly clear, every other date is brought to its radiometry
+   by a linear map of its bands, fitted by least squares on the pixels that both saw and drawn to the identity (ridge
+   regression, outliers trimmed). Its error there is the date's evidence.
+2. Prior. A date counts exp(-|days away| / tau), or by its evidence where there is any; not where it is not usable.
+3. Attention. A small convolutional encoder, shared by the dates, which exchange means and spreads, corrects the
+   logarithm of those weights: it sees residual clouds, shadows and haze as what differs from the other dates.
+4. Filling. Pixels that no date saw are filled from their surroundings (push and pull over a pyramid) or kept from a
+   hazy date, as a learned gate says.
+5. A log variance for each band, from the spread of the weighted dates, the evidence and a learned correction.
+
+The correction and the gate begin at zero, so an untrained network is the classical method of steps 1 and 2.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from eoflow.models.images import ImageModel, ImageSignature, padded
+
+NEVER = -1e4
+"""Added to the log weight of a date at a pixel where it holds nothing."""
+CELL = 4
+OWN_DAY = 0.5
+"""Days within which a date is the wanted one."""
+FEW = 200.0
+"""Common pixels at which a fitted change of level counts half."""
+LOG_VARIANCE = (-16.0, 4.0)
+
+
+class Mixing(nn.Module):
+    """A residual block of the encoder: a 3 x 3 convolution of each date, and what all dates of the sample say."""
+
+    def __init__(self, width: int, dilation: int) -> None:
+        super().__init__()
+        self.around = nn.Conv2d(width, width, 3, padding=dilation, dilation=dilation, padding_mode="replicate")
+        self.join = nn.Conv2d(3 * width, width, 1)
+        nn.init.zeros_(self.join.weight)
+
+    def forward(self, x: Tensor, share: Tensor) -> Tensor:
+        """x (B, T, W, h, w), share (B, T, 1, h, w) of each date in the exchange, sum 1 -> as x."""
+        y = F.gelu(self.around(x.flatten(0, 1))).reshape(x.shape)
+        mean = (y * share).sum(1, keepdim=True)
+        spread = ((y - mean).square() * share).sum(1, keepdim=True).add(1e-4).sqrt()
+        y = torch.cat([y, mean.expand_as(y), spread.expand_as(y)], dim=2).flatten(0, 1)
+        return x + self.join(y).reshape(x.shape)
+
+
+class TemporalAttention(ImageModel):
+    """Any number of dates in any order, any bands -> `image` and `log_variance` (B, C, H, W), in the units of input.
+
+    Inputs are reflectance (recipe `normalize: {scheme: none}`). The first `signature.channels` bands are those that the
+    attention looks at; further bands may follow (C >= signature.channels) and are weighted alike.
+
+    Options
+        width: channels of the encoder, and half of that at full resolution. blocks: of the encoder, whose cells are
+            4 pixels wide. tau: days over which a date's weight falls to 1 / e, before training. ridge: variance of
+            reflectance below which a band does not tilt the matching.
+
+    `halo` is the reach of the encoder. Matching sees the whole image that it is given, and filling the whole of a hole.
+    """
+
+    halo = 40
+    multiple = CELL
+    needs_times = True
+    any_bands = True
+
+    def __init__(
+        self, signature: ImageSignature, *, width: int = 32, blocks: int = 3, tau: float = 10.0, ridge: float = 2e-5
+    ) -> None:
+        super().__init__(signature)
+        if width < 1 or blocks < 1 or tau <= 0 or ridge <= 0:
+            raise ValueError("width, blocks, tau and ridge must be positive")
+        self.ridge = ridge
+        inputs, fine = 3 * signature.channels + 7, max(1, width // 2)
+        self.pixels = nn.Conv2d(inputs, fine, 1)
+        self.cells = nn.Conv2d(2 * inputs, width, 1)
+        self.encoder = nn.ModuleList(Mixing(width, 2**k) for k in range(blocks))
+        self.weigh = _head(width + fine, fine, 1)
+        self.judge = _head(width + fine + 3, fine, 2)
+        # log of: 1 / tau, 1 / tau beside evidence, power of the evidence, the wanted date's own, not usable
+        start = [1 / tau, 0.2 / tau, 2.0, 8.0, 7.0]
+        self.prior = nn.Parameter(torch.tensor(start).log())
+        # log of: spread of the dates, evidence, square of the reflectance, floor
+        self.variance = nn.Parameter(torch.tensor([1.0, 0.7, 2e-3, 1e-5]).log())
+
+    def forward(
+        self, images: Tensor, usable: Tensor | None = None, times: Tensor | None = None, when: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """See ImageModel and the class; a pixel whose bands are all 0 (or not finite) holds nothing.
+
+        times (T,) or (B, T): days of the dates from any origin, NaN where not known; None: not known. when () or (B,):
+        the wanted day; None: the latest of `times`. Without days all dates count alike and none is the wanted one.
+        """
+        roles = self.signature.channels
+        if images.shape[2] < roles:
+            raise ValueError(f"images have {images.shape[2]} bands, and the network looks at {roles}")
+        images, size = padded(images, self.multiple)
+        there = images.isfinite().all(2) & (images != 0).any(2)
+        images = images.masked_fill(~there[:, :, None], 0)
+        usable = there if usable is None else padded(usable.to(images.dtype), self.multiple)[0].bool() & there
+        away, known = _away(images, times, when)
+        own = known & (away.abs() < OWN_DAY)
+        with torch.no_grad():
+            matched, error, evidence = match(images, usable, own, self.ridge)
+        log_error = error[:, :, :roles].mean(2).clamp_min(1e-7).log()
+        day, day_beside, power, mine, gone = self.prior.exp().unbind()
+        prior = -away.abs() * torch.where(evidence, day_beside, day) * known
+        best = log_error.masked_fill(~evidence, torch.inf).amin(1, keepdim=True).nan_to_num(posinf=0.0)
+        prior = prior - (power * (log_error - best)).masked_fill(~evidence, 0)
+        score = prior[:, :, None, None] + mine * (usable & own[:, :, None, None]) - gone * ~usable + NEVER * ~there
+        first = _weighted(matched, score.softmax(1))
+        code = torch.stack([
+            known, known * away.sign(), (away.abs() / 5).log1p() / 3, evidence,
+            ((log_error + 8) / 2).masked_fill(~evidence, 0), own,
+        ], dim=2)  # fmt: skip
+        features = torch.cat([
+            10 * (matched - first[:, None])[:, :, :roles], 3 * images[:, :, :roles],
+            10 * (images - matched)[:, :, :roles], usable[:, :, None].to(images.dtype),
+            code[..., None, None].expand(-1, -1, -1, *images.shape[-2:]),
+        ], dim=2)  # fmt: skip
+        hidden = self._encoded(features, there)
+        score = score + self.weigh(hidden.flatten(0, 1)).reshape(score.shape)
+        weights = score.softmax(1)
+        found = _weighted(matched, weights)
+        seen = usable.any(1)
+        spread = _weighted((matched - found[:, None]).square(), weights)
+        about = [
+            _weighted(hidden, weights), seen[:, None].to(found.dtype),
+            (usable.sum(1, keepdim=True) / 4).log1p(), 5 * spread[:, :roles].mean(1, keepdim=True).add(1e-8).sqrt(),
+        ]  # fmt: skip
+        judged = self.judge(torch.cat(about, dim=1))
+        keep = torch.sigmoid(judged[:, :1] + torch.where(seen, 6.0, -2.0)[:, None])
+        image = keep * found + (1 - keep) * pushed_and_pulled(found, seen)
+        past = _weighted(error[..., None, None].expand_as(matched), weights)
+        parts = torch.stack([spread, past, image.square(), torch.ones_like(image)])
+        variance = (self.variance.exp()[:, None, None, None, None] * parts).sum(0)
+        low, high = LOG_VARIANCE
+        log_variance = (variance.log() + 3 * torch.tanh(judged[:, 1:] / 3)).clamp(low, high)
+        height, width = size
+        return {"image": image[..., :height, :width], "log_variance": log_variance[..., :height, :width]}
+
+    def _encoded(self, features: Tensor, there: Tensor) -> Tensor:
+        """(B, T, 3 R + 7, H, W), where a date holds something (B, T, H, W) -> (B, T, 1.5 W, H, W)."""
+        x = features.flatten(0, 1)
+        y = F.gelu(self.cells(torch.cat([F.avg_pool2d(x, CELL), F.max_pool2d(x, CELL)], dim=1)))
+        y = y.reshape(*features.shape[:2], *y.shape[1:])
+        share = F.avg_pool2d(there.to(x.dtype), CELL)[:, :, None] + 1e-6
+        share = share / share.sum(1, keepdim=True)
+        for block in self.encoder:
+            y = block(y, share)
+        y = F.interpolate(y.flatten(0, 1), scale_factor=CELL, mode="bilinear")
+        both = torch.cat([F.gelu(self.pixels(x)), y], dim=1)
+        return both.reshape(*features.shape[:2], *both.shape[1:])
+
+
+def _head(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
+    """Two pointwise layers that begin with zeros for an answer."""
+    last = nn.Conv2d(hidden, outputs, 1)
+    nn.init.zeros_(last.weight)
+    nn.init.zeros_(last.bias)  # type: ignore[arg-type]
+    return nn.Sequential(nn.Conv2d(inputs, hidden, 1), nn.GELU(), last)
+
+
+def _weighted(values: Tensor, weights: Tensor) -> Tensor:
+    """(B, T, C, H, W) and (B, T, H, W) -> (B, C, H, W)."""
+    return (values * weights[:, :, None]).sum(1)
+
+
+def _away(images: Tensor, times: Tensor | None, when: Tensor | None) -> tuple[Tensor, Tensor]:
+    """(B, T) days of each date minus the wanted day, 0 where not known, and where it is known."""
+    batch, dates = images.shape[:2]
+    if times is None:
+        zero = images.new_zeros(batch, dates)
+        return zero, zero.bool()
+    times = times.to(images.device, torch.float64).expand(batch, dates)
+    if when is None:
+        when = times.nan_to_num(nan=-math.inf).amax(1)
+    away = times - when.to(images.device, torch.float64).expand(batch)[:, None]
+    known = away.isfinite()
+    return away.masked_fill(~known, 0).to(images.dtype), known
+
+
+def match(images: Tensor, usable: Tensor, own: Tensor, ridge: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Every date as it would have looked on the wanted one.
+
+    images (B, T, C, H, W), usable (B, T, H, W), own (B, T) the wanted dates themselves, which stay as they are.
+    Returns the matched dates; the mean squared error of each band on the common pixels (B, T, C), 0 without any; and
+    whether there are some (B, T). Without common pixels a date stays as it is.
+    """
+    mine = usable & own[:, :, None, None]
+    visible = mine.any(1)
+    wanted = (images * mine[:, :, None]).sum(1) / mine.sum(1).clamp_min(1)[:, None]
+    common = usable & visible[:, None] & ~own[:, :, None, None]
+    difference = (images - wanted[:, None]).mean(2)
+    common = common & _typical(difference, common)
+    x, y = images.flatten(3), wanted.flatten(2)[:, None]
+    weight = common.flatten(2)[:, :, None].to(images.dtype)
+    count = weight.sum(-1)
+    n = count.clamp_min(1)
+    mean_x, mean_y = (x * weight).sum(-1) / n, (y * weight).sum(-1) / n
+    dx, dy = (x - mean_x[..., None]) * weight, y - mean_y[..., None]
+    eye = ridge * (1 + 10 * FEW / n)[..., None] * torch.eye(images.shape[2], device=x.device, dtype=x.dtype)
+    square = dx @ (x - mean_x[..., None]).transpose(-1, -2) / n[..., None]
+    cross = dx @ dy.transpose(-1, -2) / n[..., None]
+    tilt = torch.linalg.solve(square + eye, cross + eye)
+    trust = (count / (count + FEW))[..., None]
+    matched = x + trust * (tilt.transpose(-1, -2) @ (x - mean_x[..., None]) + mean_y[..., None] - x)
+    error = ((matched - y).square() * weight).sum(-1) / n
+    return matched.reshape(images.shape), error, count[..., 0] > 0
+
+
+def _typical(difference: Tensor, common: Tensor) -> Tensor:
+    """Where a difference (B, T, H, W) lies within four robust standard deviations (and 0.01) of its median."""
+    values = difference.masked_fill(~common, torch.nan).flatten(2)
+    middle = values.nanmedian(-1, keepdim=True).values.nan_to_num()
+    deviation = (values - middle).abs()
+    limit = 4 * 1.4826 * deviation.nanmedian(-1, keepdim=True).values.nan_to_num() + 0.01
+    return (deviation <= limit).reshape(difference.shape)
+
+
+def pushed_and_pulled(image: Tensor, known: Tensor) -> Tensor:
+    """(B, C, H, W) with the pixels that are not `known` (B, H, W) filled smoothly from those around (Gortler 1996).
+
+    Means over ever larger squares, and the smallest that holds something counts most. 0 where nothing is known.
+    """
+    levels = [(image * known[:, None], known[:, None].to(image.dtype))]
+    while max(levels[-1][1].shape[-2:]) > 1:
+        levels.append(tuple(F.avg_pool2d(x, 2, ceil_mode=True) for x in levels[-1]))  # type: ignore[arg-type]
+    total, weight = levels[-1]
+    out = total / weight.clamp_min(1e-6)
+    for total, weight in reversed(levels[:-1]):
+        out = F.interpolate(out, size=total.shape[-2:], mode="bilinear")
+        mean = total / weight.clamp_min(1e-6)
+        trust = (4 * weight).clamp_max(1)
+        out = torch.where(weight > 0, trust * mean + (1 - trust) * out, out)
+    return out

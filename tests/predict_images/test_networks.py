@@ -1,0 +1,143 @@
+"""Networks with weights (drawn at random here) through the same roads as the baselines."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import rasterio
+import torch
+from imagescenes import cloudy, pair, radar, read, series, tif
+
+from eoflow import catalog
+from eoflow.bands import BandSpec, SceneSchema
+from eoflow.checkpoint_images import ImageCheckpoint, build, plain_normalizer, reduced, task_of
+from eoflow.errors import BadInput
+from eoflow.predict_images import tiles
+from eoflow.predict_images.files import predict_files
+from eoflow.predict_images.run import predict_dataset
+from eoflow.windows import Plan
+
+OPTICAL = tuple(
+    BandSpec(name=n, common_name=c, dtype="uint16", units="1", scale=1e-4, offset=-0.1, nodata=0)
+    for n, c in (("B02", "blue"), ("B03", "green"), ("B04", "red"))
+)
+PHOTO = tuple(BandSpec(name=n, common_name=n, dtype="uint8", units="1") for n in ("red", "green", "blue"))
+RADAR = tuple(BandSpec(name=n, dtype="float32", units="dB") for n in ("VV", "VH"))
+
+
+def checkpoint(folder, name: str, bands: tuple[BandSpec, ...], targets: tuple[str, ...] = (), **options) -> str:
+    """A recipe's network with random weights as a checkpoint folder."""
+    base = catalog.recipe(name)
+    names = tuple(b.name for b in bands)
+    patches = base.patches.model_copy(update={"bands": names, "targets": targets})
+    network = base.network.model_copy(update={"options": {**base.network.options, **options}})
+    recipe = base.model_copy(update={"patches": patches, "network": network})
+    schema = SceneSchema(bands=bands, sensor="made", level="made", tiles="", quality="")
+    torch.manual_seed(0)
+    signature = task_of(recipe).signature(recipe)
+    normalizer = plain_normalizer(schema, names)
+    model = build(recipe, signature, schema, normalizer)
+    restored = normalizer.select(targets) if targets else None
+    found = ImageCheckpoint(recipe, signature, reduced(schema, names, targets), normalizer, restored, model.eval())
+    return str(found.save_pretrained(folder / name))
+
+
+def small_windows(monkeypatch, core: int = 64):
+    """Windows of a few pixels, so that a small scene has several."""
+
+    def windows_of(model, shape, dates, bands):
+        return Plan.of(shape, core=core, halo=int(model.halo), multiple=int(model.multiple)), 2
+
+    monkeypatch.setattr(tiles, "windows_of", windows_of)
+    monkeypatch.setattr("eoflow.predict_images.file_output.windows_of", windows_of)
+
+
+def test_windows_of_a_network_give_what_the_whole_scene_gives(tmp_path, workspace, monkeypatch):
+    model = checkpoint(tmp_path, "unet", RADAR, width=8, depth=2, norm="layer")
+    scene = tif(tmp_path / "a_S1Hand.tif", radar((200, 170)))
+    predict_files("segmentation", [scene], model=model, out=tmp_path / "w", workspace=workspace)
+    small_windows(monkeypatch)
+    report = predict_files("segmentation", [scene], model=model, out=tmp_path / "s", workspace=workspace)
+    assert report.windows == 12
+    assert report.model == "unet"
+    whole, parts = (read(tmp_path / f / "a_S1Hand_prob.tif")[0][0] for f in "ws")
+    inner = (slice(100, 156), slice(100, 156))  # far from the scene's edge, across the seams of the windows
+    np.testing.assert_allclose(parts[inner], whole[inner], atol=1e-4)
+
+
+def test_change_by_a_network_on_photographs(tmp_path, workspace):
+    model = checkpoint(tmp_path, "siamese-unet", PHOTO)
+    before, after = pair(tmp_path)
+    out = tmp_path / "c.tif"
+    report = predict_files("change-detection", [before, after], model=model, out=out, workspace=workspace)
+    values, profile, _ = read(tmp_path / "c.tif")
+    assert values.shape == (1, 60, 80)
+    assert set(np.unique(values)) <= {0, 1}
+    assert profile["count"] == 1
+    assert report.model == "siamese-unet"
+    radar_scene = tif(tmp_path / "a_S1Hand.tif", radar())
+    with pytest.raises(BadInput, match="red"):
+        predict_files("change-detection", [radar_scene, tif(tmp_path / "b_S1Hand.tif", radar(seed=1))], model=model,
+                      out=tmp_path / "d.tif", workspace=workspace)  # fmt: skip
+    assert not (tmp_path / "d.tif").exists()
+
+
+def test_a_filled_image_with_its_uncertainty(tmp_path, workspace):
+    cloudy(workspace)
+    model = checkpoint(tmp_path, "uncrtaints", OPTICAL, ("B02", "B03", "B04"))
+    report = predict_dataset("cloud-removal", "s2", model=model, workspace=workspace, out=tmp_path / "o.zarr")
+    import xarray as xr
+
+    ds = xr.open_zarr(report.path, group="tiles/A", mask_and_scale=False)
+    raw = cloudy_values(workspace)
+    np.testing.assert_array_equal(ds["B03"].values[0, 16:], raw[1, 16:])
+    std = ds["std_B03"].values[0]
+    assert (std[16:] == 0).all()
+    assert (std[:16, :16] > 0).all()
+    free = predict_dataset("cloud-removal", "s2", model=model, workspace=workspace, out=tmp_path / "f.zarr", keep=False)
+    other = xr.open_zarr(free.path, group="tiles/A", mask_and_scale=False)
+    np.testing.assert_array_equal(other["B03"].values[0, :16, :16], ds["B03"].values[0, :16, :16])
+    assert (other["std_B03"].values > 0).all()
+
+
+def cloudy_values(workspace) -> np.ndarray:
+    from eoflow.cube import Cube
+
+    return np.asarray(Cube.load(workspace, "s2").group("A")["B03"][:])
+
+
+def test_a_network_says_what_it_filled_where_no_date_saw_the_ground(tmp_path, workspace):
+    (tmp_path / "lost").mkdir()
+    files, _ = series(tmp_path / "lost", dates=2, lost=True)
+    names = ("B02", "B03", "B04")
+    bands = tuple(b.model_copy(update={"offset": 0.0}) for b in OPTICAL)
+    model = checkpoint(tmp_path, "uncrtaints", bands, names)
+    report = predict_files("cloud-removal", files, model=model, out=tmp_path / "f.tif", workspace=workspace)
+    assert (read(tmp_path / "f_filled.tif")[0] == 1).all()
+    assert (read(tmp_path / "f_count.tif")[0] == 0).all()
+    values, _, described = read(tmp_path / "f.tif")
+    assert described == names
+    assert values.dtype == np.uint16
+    with rasterio.open(tmp_path / "f_std.tif") as f:
+        assert f.count == 3
+        assert np.isfinite(f.read()).all()
+    text = "\n".join(report.messages)
+    assert "the model's guess" in text
+    assert "No date saw the ground" in text
+
+
+def test_on_dask_the_product_is_the_same(tmp_path, workspace, monkeypatch):
+    from distributed import Client, LocalCluster
+
+    cloudy(workspace)
+    model = checkpoint(tmp_path, "uncrtaints", OPTICAL, ("B02", "B03", "B04"))
+    small_windows(monkeypatch, core=16)
+    one = predict_dataset("cloud-removal", "s2", model=model, workspace=workspace, out=tmp_path / "1.zarr")
+    how = {"n_workers": 1, "threads_per_worker": 1, "processes": False, "dashboard_address": None}
+    with LocalCluster(**how) as cluster, Client(cluster) as c:
+        two = predict_dataset("cloud-removal", "s2", model=model, workspace=workspace, out=tmp_path / "2.zarr", dask=c)
+    import xarray as xr
+
+    a, b = (xr.open_zarr(r.path, group="tiles/A").load() for r in (one, two))
+    xr.testing.assert_equal(a, b)
+    assert one.windows == two.windows > 1
