@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from eoflow.models.images import ImageModel, ImageSignature
-    from eoflow.tasks.base import ImageTask
     from eoflow.workspace import Workspace
 
 LINEAR = ("1", "m2 m-2")
@@ -65,10 +64,9 @@ class ImageCheckpoint:
         return self.recipe.trained_name
 
     @cached_property
-    def task(self) -> ImageTask:
-        """What it is for."""
-        found: ImageTask = task_of(self.recipe)
-        return found
+    def task(self) -> Any:
+        """What it is for: an ImageTask."""
+        return task_of(self.recipe)
 
     @cached_property
     def outputs(self) -> tuple[str, ...]:

@@ -259,7 +259,7 @@ def export(model: ImageModel, dates: int) -> bytes:
         warnings.simplefilter("ignore")  # of the tracer, about sizes in Python; what comes out is compared with torch
         named(images, usable)
         torch.onnx.export(
-            named, (images, usable), buffer, input_names=list(sizes), output_names=named.names,
+            named, (images, usable), buffer, input_names=list(sizes), output_names=named.names,  # type: ignore[arg-type]
             dynamic_axes={**sizes, **{n: {2: "rows", 3: "columns"} for n in named.names}},
             opset_version=OPSET, dynamo=False,
         )  # fmt: skip

@@ -117,8 +117,6 @@ def plan(
         kind = kind_of(workspace, dataset) or ("fields" if dataset in held else _catalog_kind(dataset, workspace))
         common = {"dataset": dataset, "workspace": workspace.root}
         shift = i * STAGGER_MIN
-        if kind == "scenes":
-            served += _of_images(workspace, common, schedules or {}, shift)
         when = {flow: (schedules or {}).get(flow, text) for flow, text in SCHEDULES[kind].items()}
         extra: dict[str, dict[str, Any]] = {
             "forecast": {"lead": lead, "model": model},
@@ -128,6 +126,8 @@ def plan(
         for flow, text in when.items():
             parameters = {**common, **extra.get(flow, {})}
             served.append(Served(flow, dataset, parameters, _shifted(text, shift)))
+        if kind == "scenes":
+            served += _of_images(workspace, common, schedules or {}, shift)
     return served
 
 

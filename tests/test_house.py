@@ -26,8 +26,8 @@ FLOORS = [
     {"prepare"},
     {"checkpoint"},
     {"tasks"},
-    {"fitting", "validation", "runtime"},
-    {"train", "predict", "windows", "composite"},
+    {"fitting", "validation", "runtime", "windows", "composite"},
+    {"train", "predict"},
     {"verify"},
     {"view"},
     {"demo", "doctor", "flowkit", "console", "contract", "listing"},
@@ -40,7 +40,9 @@ ONE_ROOM = {
     "cube_layout": "archive", "holdings": "archive", "transaction": "archive", "commits": "archive",
     "cube_writer": "products", "checkpoint_images": "checkpoint", "fitting_images": "fitting",
     "train_images": "train", "predict_images": "predict", "contract_images": "contract", "cli_archive": "cli",
-    "cli_scenes": "cli", "cli_tasks": "cli", "demo_scenes": "demo", "listing_scenes": "listing", "runtime_int8": "runtime",
+    "cli_scenes": "cli", "cli_tasks": "cli", "demo_scenes": "demo", "listing_scenes": "listing",
+    "runtime_int8": "runtime", "checkpoint_bands": "checkpoint", "validation_images": "validation",
+    "cli_models": "cli",
 }  # fmt: skip
 FLOOR = {room: i for i, rooms in enumerate(FLOORS) for room in rooms}
 

@@ -13,6 +13,7 @@ import tomllib
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 from packaging.requirements import Requirement
@@ -198,7 +199,7 @@ def eoflow_cli(outside: Path, *argv: str, cwd: Path) -> subprocess.CompletedProc
 
 
 def test_outside_model_passes_the_contract(outside: Path, tmp_path: Path):
-    for target in ("outside_pkg:DampedDrift", "damped-drift"):
+    for target in ("outside_pkg:DampedDrift", "damped-drift", "outside_images:SmallNet", "small-net"):
         done = eoflow_cli(outside, "models", "check", target, cwd=tmp_path)
         assert done.returncode == 0, done.stdout + done.stderr
 
@@ -210,11 +211,12 @@ import numpy as np
 from eoflow import registry
 from eoflow.catalog import DatasetEntry, Schedule, SourceRef
 from eoflow.contract import check_metric, check_source
-for kind, name in (("sources", "travelling-wave"), ("models", "damped-drift"), ("metrics", "worst")):
+for kind, name in (("sources", "travelling-wave"), ("models", "damped-drift"), ("models", "small-net"), ("metrics", "worst"),
+                   ("metrics", "overlooked")):
     assert name in registry.names(kind), name
 entry = DatasetEntry(name="wave", title="w", source=SourceRef(driver="travelling-wave"),
                      schedule=Schedule(start="2020-01-01", cadence="6h", end="2020-01-04"))
-results = [*check_source(entry, Path({str(tmp_path)!r}), np.datetime64("2020-02-01", "ns")), *check_metric("worst")]
+results = [*check_source(entry, Path({str(tmp_path)!r}), np.datetime64("2020-02-01", "ns")), *check_metric("worst"), *check_metric("overlooked")]
 assert len(results) > 2
 for r in results:
     assert r.passed, r.line()
@@ -252,3 +254,51 @@ def test_outside_package_is_used_end_to_end(outside: Path, tmp_path: Path):
     worst = {(r["model"], r["lead_hours"]): r["value"] for r in rows if r["metric"] == "worst"}
     rmse = {(r["model"], r["lead_hours"]): r["value"] for r in rows if r["metric"] == "rmse"}
     assert worst[("drift", 24)] > rmse[("drift", 24)] > 0
+
+
+def radar_chip(folder: Path, name: str, seed: int) -> None:
+    """A chip of VV and VH in dB with a lake, and its mask, as Sen1Floods11 names them."""
+    from rasters import write
+
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[:64, :64]
+    lake = (y - rng.uniform(16, 48)) ** 2 + (x - rng.uniform(16, 48)) ** 2 < rng.uniform(10, 20) ** 2
+    level = np.where(lake, -20.0, -10.0) + rng.normal(0, 1.5, (2, 64, 64)) - np.array([0.0, 6.0])[:, None, None]
+    write(folder / f"{name}_S1Hand.tif", level.astype("f4"))
+    write(folder / f"{name}_LabelHand.tif", lake.astype("i2"))
+
+
+def test_outside_network_is_used_end_to_end(outside: Path, tmp_path: Path):
+    """It is trained on a folder of chips, maps water on an image, and its metric stands in the scorecard."""
+    import rasterio
+
+    chips, recipes = tmp_path / "chips", tmp_path / "ws" / "catalogs" / "models"
+    chips.mkdir()
+    recipes.mkdir(parents=True)
+    for i, name in enumerate(["Alpha_1", "Beta_2", "Gamma_3", "Delta_4", "Epsilon_5", "Zeta_6"]):
+        radar_chip(chips, name, i)
+    recipe = {
+        "name": "puddles", "title": "A small network", "task": "segmentation", "network": {"name": "small-net"},
+        "patches": {"bands": ["VV", "VH"], "labels": {"band": "water"}, "patch": 64,
+                    "normalize": {"scheme": "zscore"}},
+        "classes": ["land", "water"], "training": {"steps": 80, "batch_size": 2, "lr": 0.02},
+    }  # fmt: skip
+    (recipes / "puddles.yaml").write_text(yaml.safe_dump(recipe))
+    for argv in (
+        ["train", "puddles", "--chips", str(chips)],
+        ["flood", str(chips / "Alpha_1_S1Hand.tif"), "--model", "puddles", "--out", "maps"],
+    ):
+        done = eoflow_cli(outside, "--workspace", "ws", *argv, cwd=tmp_path)
+        assert done.returncode == 0, f"{argv}: {done.stdout}{done.stderr}"
+    with rasterio.open(tmp_path / "maps" / "Alpha_1_S1Hand.tif") as made, \
+         rasterio.open(chips / "Alpha_1_LabelHand.tif") as truth:  # fmt: skip
+        water, lake = made.read(1) == 1, truth.read(1) == 1
+    assert (water & lake).sum() / (water | lake).sum() > 0.8
+    verify = ["--workspace", "ws", "--json", "verify", "--chips", str(chips), "--task", "segmentation"]
+    done = eoflow_cli(outside, *verify, "--model", "puddles", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    rows = json.loads(done.stdout)
+    score = {(r["model"], r["metric"]): r["value"] for r in rows}
+    assert score[("puddles", "overlooked")] == pytest.approx(1 - score[("puddles", "recall")], abs=1e-6)
+    assert score[("puddles", "iou")] > 0.8
+    assert ("otsu", "iou") in score

@@ -47,8 +47,11 @@ def seasoned(name):
     model = NETWORKS[name]()
     for part in model.modules():
         if isinstance(part, nn.BatchNorm2d):
-            part.running_mean.normal_(0, 0.2)
-            part.running_var.uniform_(0.5, 2.0)
+            part.momentum = 1.0
+            nn.init.uniform_(part.weight, 0.5, 2)
+            nn.init.normal_(part.bias, 0, 0.2)
+    with torch.no_grad():
+        model.train()(*window(model.signature, (64, 64), seed=7))
     return model.eval()
 
 

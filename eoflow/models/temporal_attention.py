@@ -7,7 +7,8 @@ much each date counts at each pixel, and the image is that mean of the dates the
 1. Matching. Where the wanted date is among the inputs and partly clear, every other date is brought to its radiometry
    by a linear map of its bands, fitted by least squares on the pixels that both saw and drawn to the identity (ridge
    regression, outliers trimmed). Its error there is the date's evidence.
-2. Prior. A date counts exp(-|days away| / tau), or by its evidence where there is any; not where it is not usable.
+2. Prior. A date counts (1 + |days away| / reach) ^ -power, or by its evidence where there is any; hardly at all where
+   it is not usable. A power of the distance does not care how fast the ground changes.
 3. Attention. A small convolutional encoder, shared by the dates, which exchange means and spreads, corrects the
    logarithm of those weights: it sees residual clouds, shadows and haze as what differs from the other dates.
 4. Filling. Pixels that no date saw are filled from their surroundings (push and pull over a pyramid) or kept from a
@@ -63,8 +64,8 @@ class TemporalAttention(ImageModel):
 
     Options
         width: channels of the encoder, and half of that at full resolution. blocks: of the encoder, whose cells are
-            4 pixels wide. tau: days over which a date's weight falls to 1 / e, before training. ridge: variance of
-            reflectance below which a band does not tilt the matching.
+            4 pixels wide. reach (days), power: how a date's weight falls with its distance, before training. ridge:
+            variance of reflectance below which a band does not tilt the matching.
 
     `halo` is the reach of the encoder. Matching sees the whole image that it is given, and filling the whole of a hole.
     """
@@ -75,11 +76,12 @@ class TemporalAttention(ImageModel):
     any_bands = True
 
     def __init__(
-        self, signature: ImageSignature, *, width: int = 32, blocks: int = 3, tau: float = 10.0, ridge: float = 2e-5
-    ) -> None:
+        self, signature: ImageSignature, *, width: int = 32, blocks: int = 3, reach: float = 3.0, power: float = 3.0,
+        ridge: float = 2e-5,
+    ) -> None:  # fmt: skip
         super().__init__(signature)
-        if width < 1 or blocks < 1 or tau <= 0 or ridge <= 0:
-            raise ValueError("width, blocks, tau and ridge must be positive")
+        if width < 1 or blocks < 1 or reach <= 0 or power <= 0 or ridge <= 0:
+            raise ValueError("width, blocks, reach, power and ridge must be positive")
         self.ridge = ridge
         inputs, fine = 3 * signature.channels + 7, max(1, width // 2)
         self.pixels = nn.Conv2d(inputs, fine, 1)
@@ -87,8 +89,8 @@ class TemporalAttention(ImageModel):
         self.encoder = nn.ModuleList(Mixing(width, 2**k) for k in range(blocks))
         self.weigh = _head(width + fine, fine, 1)
         self.judge = _head(width + fine + 3, fine, 2)
-        # log of: 1 / tau, 1 / tau beside evidence, power of the evidence, the wanted date's own, not usable
-        start = [1 / tau, 0.2 / tau, 2.0, 8.0, 7.0]
+        # log of: reach, power, power beside evidence, power of the evidence, the wanted date's own, not usable
+        start = [reach, power, 0.3 * power, 2.0, 8.0, 7.0]
         self.prior = nn.Parameter(torch.tensor(start).log())
         # log of: spread of the dates, evidence, square of the reflectance, floor
         self.variance = nn.Parameter(torch.tensor([1.0, 0.7, 2e-3, 1e-5]).log())
@@ -113,10 +115,10 @@ class TemporalAttention(ImageModel):
         with torch.no_grad():
             matched, error, evidence = match(images, usable, own, self.ridge)
         log_error = error[:, :, :roles].mean(2).clamp_min(1e-7).log()
-        day, day_beside, power, mine, gone = self.prior.exp().unbind()
-        prior = -away.abs() * torch.where(evidence, day_beside, day) * known
+        reach, power, beside, trust, mine, gone = self.prior.exp().unbind()
+        prior = -torch.where(evidence, beside, power) * (1 + away.abs() / reach).log()
         best = log_error.masked_fill(~evidence, torch.inf).amin(1, keepdim=True).nan_to_num(posinf=0.0)
-        prior = prior - (power * (log_error - best)).masked_fill(~evidence, 0)
+        prior = prior - (trust * (log_error - best)).masked_fill(~evidence, 0)
         score = prior[:, :, None, None] + mine * (usable & own[:, :, None, None]) - gone * ~usable + NEVER * ~there
         first = _weighted(matched, score.softmax(1))
         code = torch.stack([

@@ -102,6 +102,9 @@ def _files(paths: Sequence[str | Path]) -> list[str]:
     out: list[str] = []
     for text in paths:
         place = Path(text).absolute()
+        if place.suffix.upper() == ".SAFE":
+            raise BadInput("a SAFE product is a scene with metadata, not an image file", where=str(text),
+                           todo=f"eoflow ingest {text} --as NAME, then the verb on NAME")  # fmt: skip
         if place.is_dir():
             inside = sorted(p for p in place.rglob("*") if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
             if not inside:

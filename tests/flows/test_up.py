@@ -16,8 +16,9 @@ def test_plan_has_the_flows_of_its_kind_for_each_dataset(workspace):
     names = ["sample-atmosphere", "gfs", "sample-scenes"]
     served = up.plan(workspace, datasets=names, lead="3d", model="persistence", recipe="eof-ridge")
     kinds = dict(zip(names, (up.FIELDS, up.FIELDS, up.SCENES)))
-    assert [(s.flow, s.dataset) for s in served] == [(f, d) for d in names for f in kinds[d]]
-    by = {(s.flow, s.dataset): s for s in served}
+    plain = [s for s in served if s.flow in kinds[s.parameters["dataset"]]]
+    assert [(s.flow, s.name) for s in plain if s.name in names] == [(f, d) for d in names for f in kinds[d]]
+    by = {(s.flow, s.name): s for s in served}
     assert by["forecast", "sample-atmosphere"].parameters == {
         "dataset": "sample-atmosphere", "workspace": workspace.root, "lead": "3d", "model": "persistence",
     }  # fmt: skip
@@ -27,10 +28,21 @@ def test_plan_has_the_flows_of_its_kind_for_each_dataset(workspace):
     assert len({s.schedule for s in served}) == len(served), "no two runs start at the same minute"
 
 
+def test_a_scene_dataset_is_served_the_tasks_that_a_model_fits(workspace):
+    served = up.plan(workspace, datasets=["sample-radar", "sample-scenes"], schedules={"flood": "7h"})
+    flows = {d: {s.flow for s in served if s.parameters["dataset"] == d} for d in ("sample-radar", "sample-scenes")}
+    assert "flood" in flows["sample-radar"] and not flows["sample-radar"] & {"clouds", "change"}
+    assert "clouds" in flows["sample-scenes"]
+    assert [s.schedule for s in served if s.flow == "flood"][0] == "7h"
+    trained = [s for s in served if s.flow == "train"]
+    assert {s.name for s in trained} == {f"{s.parameters['dataset']}-{s.parameters['recipe']}" for s in trained}
+    assert {(s.name, "verify") for s in trained} == {(s.name, s.flow) for s in served if s.flow == "verify"}
+
+
 def test_plan_serves_the_archives_there_are_else_the_sample(workspace):
-    assert {s.dataset for s in up.plan(workspace)} == {"sample-atmosphere"}
+    assert {s.name for s in up.plan(workspace)} == {"sample-atmosphere"}
     workspace.path("archives", "mine").mkdir(parents=True)
-    assert {s.dataset for s in up.plan(workspace)} == {"mine"}
+    assert {s.name for s in up.plan(workspace)} == {"mine"}
 
 
 @pytest.mark.parametrize(
@@ -53,7 +65,8 @@ def test_a_duration_is_an_interval(workspace):
 
 
 @pytest.mark.parametrize(
-    ("dataset", "name"), [*(("sample-atmosphere", f) for f in up.FIELDS), *(("sample-scenes", f) for f in up.SCENES)]
+    ("dataset", "name"),
+    [*(("sample-atmosphere", f) for f in up.FIELDS), *(("sample-scenes", f) for f in up.SCENES)],
 )
 def test_every_flow_loads_and_takes_its_parameters(workspace, dataset: str, name: str):
     flow = up.load_flow(name)
@@ -62,6 +75,13 @@ def test_every_flow_loads_and_takes_its_parameters(workspace, dataset: str, name
     inspect.signature(flow.fn).bind(**served[name].parameters)
     assert {p.name for p in inspect.signature(flow.fn).parameters.values()} >= {"dataset", "workspace"}
     assert not flow.persist_result
+
+
+@pytest.mark.parametrize("name", up.IMAGES)
+def test_every_flow_of_images_loads(name: str):
+    flow = up.load_flow(name)
+    assert {"dataset", "workspace"} <= set(inspect.signature(flow.fn).parameters)
+    assert flow.name == name and not flow.persist_result
 
 
 def test_flow_files_hold_one_flow_each():

@@ -102,6 +102,18 @@ def test_nothing_outside_the_halo_matters_for_1xd():
         assert model.halo / 2 < reach <= model.halo
 
 
+@pytest.mark.parametrize("stem_stride", [1, 2])
+def test_a_finer_stem_has_its_own_reach(stem_stride):
+    torch.manual_seed(0)
+    model = small("1xd", blocks=(1, 1), stem_stride=stem_stride, norm="layer")
+    for p in model.parameters():
+        p.data = p.data.abs() if p.ndim > 1 else p.data
+    assert model.multiple == 2 * stem_stride
+    netchecks.check_any_size(model)
+    reach = netchecks.reach(model, (128, 128), [(64, 64), (63, 61)])
+    assert model.halo / 2 < reach <= model.halo
+
+
 def test_a_deeper_encoder_has_a_larger_halo():
     halos = [small(blocks=b).halo for b in ((1,), (1, 1), (2, 2), (2, 2, 2, 2))]
     assert halos == sorted(set(halos))

@@ -163,8 +163,30 @@ def test_the_scene_reaches_every_pixel():
     assert grad[..., -32:, -32:].abs().max() > 0
 
 
+def test_with_a_local_scene_windows_give_the_picture_of_the_whole_scene():
+    model = net(S(1, 1), norm="layer", stem_stride=1, scene_cells=3, width=4, pyramid=8, decoder=8).eval()
+    halo, m = model.halo, model.multiple
+    assert halo % m == 0
+    size = 2 * halo + 4 * m
+    images = stack(1, 1, 1, (size, size))
+    with torch.no_grad():
+        whole = model(images)["logits"]
+        core = slice(halo + m, halo + 2 * m)
+        read = slice(m, 2 * halo + 2 * m)
+        window = model(images[..., read, read])["logits"][..., halo:-halo, halo:-halo]
+        torch.testing.assert_close(window, whole[..., core, core], rtol=1e-4, atol=1e-5)
+        images[..., 0, :] += 50  # the upper neighbour of what the core reads is another one
+        images[..., size - 1, :] += 50
+        assert torch.equal(model(images)["logits"][..., core, core], whole[..., core, core])
+
+
 @pytest.mark.parametrize(
-    ("options", "message"), [({"encoder": "vgg16"}, "encoder 'vgg16'"), ({"stem_stride": 3}, "stem_stride 3")]
+    ("options", "message"),
+    [
+        ({"scene_cells": 2}, "scene_cells 2"),
+        ({"encoder": "vgg16"}, "encoder 'vgg16'"),
+        ({"stem_stride": 3}, "stem_stride 3"),
+    ],
 )
 def test_wrong_options(options, message):
     with pytest.raises(ValueError, match=message):

@@ -200,7 +200,7 @@ def test_learns_to_reject_a_cloud_that_no_mask_knows():
     assert last < 0.4 * first
 
 
-@pytest.mark.parametrize("wrong", [{"width": 0}, {"blocks": 0}, {"tau": 0.0}, {"ridge": -1.0}])
+@pytest.mark.parametrize("wrong", [{"width": 0}, {"blocks": 0}, {"reach": 0.0}, {"power": 0.0}, {"ridge": -1.0}])
 def test_options_that_make_no_network(wrong):
     with pytest.raises(ValueError, match="positive"):
         made(**wrong)

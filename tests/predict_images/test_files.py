@@ -143,7 +143,7 @@ def test_change_on_another_grid_is_warped_onto_the_first(tmp_path, ws):
     after[:, 20:30, 20:40] = -18
     crs, at = UTM
     tif(tmp_path / "a.tif", before, names=["VV", "VH"])
-    tif(tmp_path / "b.tif", after[:, 6:], place=(crs, at * Affine.translation(0, 6)), names=["VV", "VH"])
+    tif(tmp_path / "b.tif", after[:, 6:], place=(crs, at @ Affine.translation(0, 6)), names=["VV", "VH"])
     report = predict_files("change-detection", [tmp_path / "a.tif", tmp_path / "b.tif"], said={"units": "dB"},
                            model="image-difference", out=tmp_path / "c.tif", workspace=ws)  # fmt: skip
     values, profile, _ = read(tmp_path / "c.tif")

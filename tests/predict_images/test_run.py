@@ -251,7 +251,7 @@ def test_a_reference_raster_tells_permanent_water(rivers, tmp_path):
     path = tmp_path / "water.tif"
     values = np.zeros((48, 56), np.uint8)
     values[:10] = 80  # occurrence in percent, on pixels twice as large
-    big = Affine(*where.transform) * Affine.scale(2)
+    big = Affine(*where.transform) @ Affine.scale(2)
     with rasterio.open(path, "w", driver="GTiff", height=48, width=56, count=1, dtype="uint8", crs=where.crs,
                        transform=big, nodata=255) as f:  # fmt: skip
         f.write(values, 1)

@@ -126,7 +126,7 @@ def _layers(kind: str | Sequence[int]) -> tuple[bool, tuple[int, ...]]:
             raise ValueError(f"encoder '{kind}' is not one of {', '.join(LAYERS)}")
         return LAYERS[kind]
     if not kind or min(kind) < 1:
-        raise ValueError(f"blocks {tuple(kind)}: every level needs one or more")
+        raise ValueError(f"blocks {tuple(kind)}: every stage needs one or more")
     return False, tuple(kind)
 
 

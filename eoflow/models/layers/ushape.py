@@ -58,7 +58,7 @@ class UShaped(ImageModel):
     def contracting(self, dropouts: list[float]) -> nn.ModuleList:
         """The unit of each level on the way down."""
         inputs = [picture_channels(self.signature, self.options["usable_channel"]), *self.widths]
-        return nn.ModuleList(self.unit(*ends, p) for *ends, p in zip(inputs, self.widths, dropouts))
+        return nn.ModuleList(self.unit(a, b, p) for a, b, p in zip(inputs, self.widths, dropouts))
 
     def picture(self, images: Tensor, usable: Tensor | None) -> tuple[Tensor, tuple[int, int]]:
         """Dates and bands as channels, padded to `multiple`; and the size before that."""

@@ -201,6 +201,7 @@ class _Looked:
         at = sorted(set(np.linspace(0, len(headers) - 1, min(len(headers), EVIDENCE)).astype(int).tolist()))
         self.headers, self.pixels = [headers[i] for i in at], pixels
         self._values: list[Array] | None = None
+        self.offset: float | None = None  # of Sentinel-2 integers: one for all bands, found once
 
     def band(self, i: int, nodata: float | None) -> list[tuple[Header, Array]]:
         """(file, finite stored values of band i) of each file."""
@@ -368,6 +369,13 @@ def _reflectance(
 
 def _s2_offset(looked: _Looked, nodata: float | None, notes: list[str]) -> float:
     """Offset of Sentinel-2 integers, by the darkest bands of all files that were looked at, or by their dates."""
+    if looked.offset is not None:
+        return looked.offset
+    looked.offset = _found_offset(looked, nodata, notes)
+    return looked.offset
+
+
+def _found_offset(looked: _Looked, nodata: float | None, notes: list[str]) -> float:
     low, cirrus = [], []
     for i in range(looked.headers[0].bands):
         values = [float(np.percentile(x[x != 0], 1)) for _, x in looked.band(i, nodata) if (x != 0).sum() >= 64]
