@@ -61,7 +61,7 @@ def network(name: str) -> tuple[Any, int, bool]:
     model = load("models", recipe.network.name)(signature, **recipe.network.options)
     for part in model.modules():
         if isinstance(part, nn.BatchNorm2d):
-            part.momentum = 1.0  # the statistics of what it sees here: without them activations grow from layer to layer
+            part.momentum = 1.0  # statistics of what it sees here: without them activations grow with depth
     with torch.no_grad():
         model.train()(*windows(model, 64, 0))
     return model.eval(), recipe.patches.patch, False

@@ -8,7 +8,7 @@ STAC items beside their files; everybody writes every pixel to a new store on th
 All store chunks of one time and the whole tile (1098 x 1098): what eoflow chooses for so small a tile, and the fastest
 of the others here (chunks of 512 are slower for both). The others run twice: as `to_zarr` packs by itself (zstd), and
 (`-lz4`) told to use eoflow's codec, blosc-lz4 with bit shuffle, which is their best. They copy pixels and no more;
-eoflow also writes two overviews, quality, digests and the ledger, in a transaction that survives a power cut. The limit
+eoflow also writes an overview, quality, digests and the ledger, in a transaction that survives a power cut. The limit
 beside it: decoding all files with rasterio in as many threads as there are cores, storing nothing. Each run is a
 process of its own, after a tiny one that is not counted.
 """

@@ -45,13 +45,18 @@ def folds(folder: Path, count: int) -> list[tuple[list[str], list[str]]]:
     return [([n for k, n in enumerate(names) if k % count != f], names[f::count]) for f in range(count)]
 
 
-def copied(folder: Path, names: list[str], to: Path) -> Path:
-    """A folder of some of the pairs."""
+def copied(folder: Path, names: list[str], to: Path, train: bool = False) -> Path:
+    """A folder of some of the pairs. train: all of them train, and the first one is looked at as validation as well."""
     for part in PARTS:
         (to / part).mkdir(parents=True)
         for file in (folder / part).iterdir():
-            if any(file.stem == Path(n).stem for n in names):
-                shutil.copy(file, to / part / file.name)
+            stems = [Path(n).stem for n in names]
+            if file.stem not in stems:
+                continue
+            number = stems.index(file.stem)
+            shutil.copy(file, to / part / (f"train_{number}{file.suffix}" if train else file.name))
+            if train and number == 0:
+                shutil.copy(file, to / part / f"val_{number}{file.suffix}")
     return to
 
 
@@ -65,7 +70,7 @@ def tuned(
     each = {}
     with tempfile.TemporaryDirectory() as temporary:
         for f, (train, test) in enumerate(folds(folder, count)):
-            some = copied(folder, train, Path(temporary) / f"train-{f}")
+            some = copied(folder, train, Path(temporary) / f"train-{f}", train=True)
             rest = copied(folder, test, Path(temporary) / f"test-{f}")
             options = [f"training.steps={steps}", "training.warmup=0.1", "training.lr=3e-4", *overrides]
             made = eoflow.train(recipe, chips=some, start=model, overrides=options, workspace=ws)

@@ -17,6 +17,7 @@ import numpy as np
 
 from eoflow._callable import make_callable
 from eoflow.demo_scenes import TILE, scenes_part
+from eoflow.demo_tasks import tasks_part
 from eoflow.errors import Failure
 from eoflow.workspace import Workspace
 
@@ -85,6 +86,7 @@ def demo(workspace: Workspace | str | None = None, *, say: Say | None = None) ->
     pictures += _pictures(ws, Archive.load(ws, DATASET).open(), card, label)
     tell("\n".join(pictures))
     scenes = scenes_part(ws, tell, chapter)
+    images = tasks_part(ws, tell, chapter)
     chapter("Yours to open")
     tell(latest.open_lines)
     tell(
@@ -107,6 +109,7 @@ def demo(workspace: Workspace | str | None = None, *, say: Say | None = None) ->
         "scores": ws.url("scores", DATASET, "scores.json"),
         "pictures": pictures,
         "scenes": scenes,
+        "images": images,
         "seconds": round(seconds, 1),
     }
 

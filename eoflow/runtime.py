@@ -23,7 +23,8 @@ import os
 import tempfile
 import threading
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
@@ -255,7 +256,7 @@ def export(model: ImageModel, dates: int) -> bytes:
     named = _Named(copy.deepcopy(model).eval()).eval()
     buffer = io.BytesIO()
     sizes = {"images": {3: "rows", 4: "columns"}, "usable": {2: "rows", 3: "columns"}}
-    with _EXPORT, warnings.catch_warnings(), torch.inference_mode(False), torch.no_grad():
+    with _EXPORT, _quiet(), warnings.catch_warnings(), torch.inference_mode(False), torch.no_grad():
         warnings.simplefilter("ignore")  # of the tracer, about sizes in Python; what comes out is compared with torch
         named(images, usable)
         torch.onnx.export(
@@ -264,6 +265,17 @@ def export(model: ImageModel, dates: int) -> bytes:
             opset_version=OPSET, dynamo=False,
         )  # fmt: skip
     return buffer.getvalue()
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """The exporter prints the whole graph to the standard output where it does not know an operator."""
+    log = torch._C._jit_onnx_log
+    torch._C._jit_onnx_log = lambda *_: None
+    try:
+        yield
+    finally:
+        torch._C._jit_onnx_log = log
 
 
 def session(graph: bytes, threads: int | None = None) -> Any:

@@ -312,7 +312,8 @@ def chunk_shape(shape: tuple[int, int], blocks: tuple[int, int] | None, scheme: 
     limit = scheme.chunk
     unit = math.lcm(*(overview_factors(shape, scheme) or (1,)))
     if unit > limit:
-        raise BadInput(f"overviews {overview_factors(shape, scheme)} do not fit chunks of {limit} pixels", todo="use powers of two")
+        factors = overview_factors(shape, scheme)
+        raise BadInput(f"overviews {factors} do not fit chunks of {limit} pixels", todo="use powers of two")
     if max(shape) <= SMALL * limit:
         return shape
     strips = blocks is None or (blocks[1] >= shape[1] and blocks[0] < shape[0]) or min(blocks) < 16

@@ -211,12 +211,13 @@ import numpy as np
 from eoflow import registry
 from eoflow.catalog import DatasetEntry, Schedule, SourceRef
 from eoflow.contract import check_metric, check_source
-for kind, name in (("sources", "travelling-wave"), ("models", "damped-drift"), ("models", "small-net"), ("metrics", "worst"),
-                   ("metrics", "overlooked")):
+for kind, name in (("sources", "travelling-wave"), ("models", "damped-drift"), ("models", "small-net"),
+                   ("metrics", "worst"), ("metrics", "overlooked")):
     assert name in registry.names(kind), name
 entry = DatasetEntry(name="wave", title="w", source=SourceRef(driver="travelling-wave"),
                      schedule=Schedule(start="2020-01-01", cadence="6h", end="2020-01-04"))
-results = [*check_source(entry, Path({str(tmp_path)!r}), np.datetime64("2020-02-01", "ns")), *check_metric("worst"), *check_metric("overlooked")]
+results = [*check_source(entry, Path({str(tmp_path)!r}), np.datetime64("2020-02-01", "ns"))]
+results += [*check_metric("worst"), *check_metric("overlooked")]
 assert len(results) > 2
 for r in results:
     assert r.passed, r.line()

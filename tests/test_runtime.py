@@ -141,6 +141,22 @@ def test_a_network_that_a_trace_gets_wrong_stays_in_torch(onnx):
     assert "run in torch" in quick.note
 
 
+class Odd(Moody):
+    """Has an operator that cannot be exported."""
+
+    def forward(self, images, usable=None):
+        return {"logits": torch.special.bessel_j0(images[:, 0] * self.scale)}
+
+
+def test_an_unknown_operator_stays_in_torch_and_is_said_once(onnx, capfd):
+    model = Odd().eval()
+    quick = fast(model)
+    images, _ = window(model.signature, (8, 8))
+    same(quick(images), plain(model, images))
+    assert "bessel_j0" in quick.note
+    assert len("".join(capfd.readouterr())) < 500
+
+
 def test_threads_and_pickle(onnx, tmp_path):
     model = seasoned("unet")
     quick = fast(model, identity="abc", folder=tmp_path)

@@ -60,9 +60,7 @@ class SceneRelation(nn.Module):
         """[(B, 1, h, w)] in (0, 1), a scale each: how much a pixel has to do with the scene's foreground."""
         scenes = [encode(scene) for encode in self.scene]
         scenes = scenes * len(features) if len(scenes) == 1 else scenes
-        return [
-            (_over(s, x) * c(x)).sum(1, keepdim=True).sigmoid() for s, c, x in zip(scenes, self.content, features)
-        ]
+        return [(_over(s, x) * c(x)).sum(1, keepdim=True).sigmoid() for s, c, x in zip(scenes, self.content, features)]
 
     def forward(self, scene: Tensor, features: list[Tensor]) -> list[Tensor]:
         """See the class."""

@@ -10,7 +10,8 @@ much each date counts at each pixel, and the image is that mean of the dates the
 2. Prior. A date counts (1 + |days away| / reach) ^ -power, or by its evidence where there is any; hardly at all where
    it is not usable. A power of the distance does not care how fast the ground changes.
 3. Attention. A small convolutional encoder, shared by the dates, which exchange means and spreads, corrects the
-   logarithm of those weights: it sees residual clouds, shadows and haze as what differs from the other dates.
+   logarithm of those weights: it sees residual clouds, shadows and haze as what differs from the other dates. It does
+   not see the days: how fast simulated ground changes must not decide how far away a date still counts.
 4. Filling. Pixels that no date saw are filled from their surroundings (push and pull over a pyramid) or kept from a
    hazy date, as a learned gate says.
 5. A log variance for each band, from the spread of the weighted dates, the evidence and a learned correction.
@@ -26,6 +27,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from eoflow.models.filling import masked_median
 from eoflow.models.images import ImageModel, ImageSignature, padded
 
 NEVER = -1e4
@@ -83,12 +85,12 @@ class TemporalAttention(ImageModel):
         if width < 1 or blocks < 1 or reach <= 0 or power <= 0 or ridge <= 0:
             raise ValueError("width, blocks, reach, power and ridge must be positive")
         self.ridge = ridge
-        inputs, fine = 3 * signature.channels + 7, max(1, width // 2)
+        inputs, fine = 3 * signature.channels + 4, max(1, width // 2)
         self.pixels = nn.Conv2d(inputs, fine, 1)
         self.cells = nn.Conv2d(2 * inputs, width, 1)
         self.encoder = nn.ModuleList(Mixing(width, 2**k) for k in range(blocks))
         self.weigh = _head(width + fine, fine, 1)
-        self.judge = _head(width + fine + 3, fine, 2)
+        self.judge = _head(width + fine + 5, fine, 2)
         # log of: reach, power, power beside evidence, power of the evidence, the wanted date's own, not usable
         start = [reach, power, 0.3 * power, 2.0, 8.0, 7.0]
         self.prior = nn.Parameter(torch.tensor(start).log())
@@ -120,13 +122,10 @@ class TemporalAttention(ImageModel):
         best = log_error.masked_fill(~evidence, torch.inf).amin(1, keepdim=True).nan_to_num(posinf=0.0)
         prior = prior - (trust * (log_error - best)).masked_fill(~evidence, 0)
         score = prior[:, :, None, None] + mine * (usable & own[:, :, None, None]) - gone * ~usable + NEVER * ~there
-        first = _weighted(matched, score.softmax(1))
-        code = torch.stack([
-            known, known * away.sign(), (away.abs() / 5).log1p() / 3, evidence,
-            ((log_error + 8) / 2).masked_fill(~evidence, 0), own,
-        ], dim=2)  # fmt: skip
+        usual = _usual(matched, usable, there)
+        code = torch.stack([evidence, ((log_error + 8) / 2).masked_fill(~evidence, 0), own], dim=2)
         features = torch.cat([
-            10 * (matched - first[:, None])[:, :, :roles], 3 * images[:, :, :roles],
+            10 * (matched - usual[:, None])[:, :, :roles], 3 * images[:, :, :roles],
             10 * (images - matched)[:, :, :roles], usable[:, :, None].to(images.dtype),
             code[..., None, None].expand(-1, -1, -1, *images.shape[-2:]),
         ], dim=2)  # fmt: skip
@@ -136,9 +135,10 @@ class TemporalAttention(ImageModel):
         found = _weighted(matched, weights)
         seen = usable.any(1)
         spread = _weighted((matched - found[:, None]).square(), weights)
+        days = torch.stack([known, (away.abs() / 5).log1p() / 3], dim=2)[..., None, None]
         about = [
-            _weighted(hidden, weights), seen[:, None].to(found.dtype),
-            (usable.sum(1, keepdim=True) / 4).log1p(), 5 * spread[:, :roles].mean(1, keepdim=True).add(1e-8).sqrt(),
+            _weighted(hidden, weights), seen[:, None].to(found.dtype), (usable.sum(1, keepdim=True) / 4).log1p(),
+            _weighted(days, weights), 5 * spread[:, :roles].mean(1, keepdim=True).add(1e-8).sqrt(),
         ]  # fmt: skip
         judged = self.judge(torch.cat(about, dim=1))
         keep = torch.sigmoid(judged[:, :1] + torch.where(seen, 6.0, -2.0)[:, None])
@@ -152,7 +152,7 @@ class TemporalAttention(ImageModel):
         return {"image": image[..., :height, :width], "log_variance": log_variance[..., :height, :width]}
 
     def _encoded(self, features: Tensor, there: Tensor) -> Tensor:
-        """(B, T, 3 R + 7, H, W), where a date holds something (B, T, H, W) -> (B, T, 1.5 W, H, W)."""
+        """(B, T, 3 R + 4, H, W), where a date holds something (B, T, H, W) -> (B, T, 1.5 W, H, W)."""
         x = features.flatten(0, 1)
         y = F.gelu(self.cells(torch.cat([F.avg_pool2d(x, CELL), F.max_pool2d(x, CELL)], dim=1)))
         y = y.reshape(*features.shape[:2], *y.shape[1:])
@@ -176,6 +176,12 @@ def _head(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
 def _weighted(values: Tensor, weights: Tensor) -> Tensor:
     """(B, T, C, H, W) and (B, T, H, W) -> (B, C, H, W)."""
     return (values * weights[:, :, None]).sum(1)
+
+
+def _usual(images: Tensor, usable: Tensor, there: Tensor) -> Tensor:
+    """Median over the usable dates, over all that hold something where none is: (B, C, H, W), 0 without any."""
+    some = torch.where(usable.any(1, keepdim=True), usable, there)
+    return masked_median(images, some).nan_to_num(nan=0.0)
 
 
 def _away(images: Tensor, times: Tensor | None, when: Tensor | None) -> tuple[Tensor, Tensor]:

@@ -103,9 +103,9 @@ class SceneFiles:
 
     def _make(self, shot: Shot, home: Path) -> None:
         home.mkdir(parents=True, exist_ok=True)
-        for band, values in self._truth(shot).items():
+        for band, classes in self._truth(shot).items():
             if band in self.bands:
-                self._write(shot, home, band, values, 255)
+                self._write(shot, home, band, classes, 255)
         if self.sensor == "optical":
             offset = 0.0 if shot.version < "04.00" else -0.1
             seen = tuple(b for b in self.bands if b in spectra.BANDS)

@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 import xarray as xr
 import yaml
+import zarr
 
 from eoflow.up import FIELDS, SCENES
 from eoflow.workspace import Workspace
@@ -36,8 +37,8 @@ from eoflow.workspace import Workspace
 if __name__ == "__main__":
     never = "0 0 1 1 *"
     up(Workspace(sys.argv[1]), port=0, lead="1d", model="persistence",
-       schedules={"ingest": "8s", "forecast": "9s", "composite": "13s", "verify": never, "train": never,
-                  "backfill": never, "prepare": never}, datasets=["tiny", "land"])
+       schedules={"ingest": "8s", "forecast": "9s", "composite": "13s", "flood": "11s", "verify": never,
+                  "train": never, "backfill": never, "prepare": never}, datasets=["tiny", "land", "river"])
 """
 
 
@@ -102,6 +103,20 @@ def deliver_scene(folder: Path, day: str) -> None:
     hidden.rename(folder / f"land_{day}.tif")
 
 
+def deliver_radar(folder: Path, day: str) -> None:
+    """A radar scene in dB appears in `folder` at once: a lake whose radius is the day of the month, in 10 pixels."""
+    from rasters import write
+
+    rng = np.random.default_rng(int(day[-2:]))
+    y, x = np.mgrid[:256, :256]
+    lake = (y - 128) ** 2 + (x - 128) ** 2 < (10 * int(day[-2:])) ** 2
+    level = np.where(lake, -21.0, -10.0) - np.array([0.0, 6.5])[:, None, None]
+    speckle = 10 * np.log10(rng.gamma(4.4, 1 / 4.4, (2, 256, 256)))
+    hidden = folder.parent / f"hidden-{day}-radar.tif"
+    write(hidden, (level + speckle).astype("f4"), nodata=-9999, descriptions=("VV", "VH"))
+    hidden.rename(folder / f"river_{day}.tif")
+
+
 @pytest.fixture(scope="module")
 def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
     """`eoflow up` in a process of its own, with two datasets (fields, scenes) whose files arrive in a folder."""
@@ -116,12 +131,20 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
     workspace.write_text(yaml.safe_dump(entry), "catalogs", "datasets", "tiny.yaml")
     land = {
         "kind": "scenes", "name": "land", "title": "Scenes that arrive", "sensor": "other", "level": "L2",
-        "source": {"driver": "geotiff", "args": {"paths": [str(incoming / "*.tif")]}},
+        "source": {"driver": "geotiff", "args": {"paths": [str(incoming / "land_*.tif")]}},
         "bands": {"red": {"units": "1", "scale": 1e-4, "offset": 0.0, "nodata": 0}},
         "schedule": {"start": "2020-01-01"},
     }  # fmt: skip
     workspace.write_text(yaml.safe_dump(land), "catalogs", "datasets", "land.yaml")
     deliver_scene(incoming, "2020-01-05")
+    decibel = {"units": "dB", "scale": 1.0, "offset": 0.0, "nodata": -9999}
+    river = {
+        **land, "name": "river", "title": "Radar scenes that arrive", "sensor": "sentinel-1", "level": "GRD",
+        "source": {"driver": "geotiff", "args": {"paths": [str(incoming / "river_*.tif")]}},
+        "bands": {"VV": decibel, "VH": decibel},
+    }  # fmt: skip
+    workspace.write_text(yaml.safe_dump(river), "catalogs", "datasets", "river.yaml")
+    deliver_radar(incoming, "2020-01-05")
     (root / "serve_it.py").write_text(UP)
     env = {
         **{k: v for k, v in os.environ.items() if not k.startswith("PREFECT_")},
@@ -197,6 +220,24 @@ def test_the_scene_cube_grows_and_is_composited(house: House):
     assert int(xr.open_zarr(made, group=f"tiles/{tile}")["count"].max()) == 2
 
 
+def test_water_of_new_radar_scenes_is_mapped(house: House):
+    """A scheduled run of the shipped model: the lake of each day, within a tenth of its area."""
+    def water() -> dict[str, int]:
+        found = {}
+        for path in house.workspace.path("products", "flood", "river").glob("*/*.zarr"):
+            for _, group in zarr.open_group(str(path), mode="r")["tiles"].groups():
+                made = xr.open_zarr(path, group=group.path)
+                for day in made["time"].values:
+                    found[str(day)[:10]] = int(np.isin(made["class"].sel(time=day).values, (1, 2)).sum())
+        return found
+
+    house.wait("no water was mapped", lambda: "2020-01-05" in water())
+    deliver_radar(house.incoming, "2020-01-09")
+    found = house.wait("the new scene was not mapped", lambda: water() if "2020-01-09" in water() else None)
+    for day in ("2020-01-05", "2020-01-09"):
+        assert found[day] == pytest.approx(np.pi * (10 * int(day[-2:])) ** 2, rel=0.1)
+
+
 def test_the_runs_were_scheduled_ones_and_left_their_reports(house: House):
     def done() -> set[str]:
         body = {"flow_runs": {"state": {"type": {"any_": ["COMPLETED"]}}}, "limit": 200}
@@ -209,7 +250,8 @@ def test_the_runs_were_scheduled_ones_and_left_their_reports(house: House):
     assert house.wait("no scheduled run completed", done)
 
     def reported() -> bool:
-        return {"ingest-tiny", "forecast-tiny", "ingest-land", "coverage-land", "composite-land"} <= {
+        return {"ingest-tiny", "forecast-tiny", "ingest-land", "coverage-land", "composite-land",
+                "flood-river"} <= {
             a["key"] for a in house.ask("/artifacts/filter")
         }
 
@@ -218,7 +260,8 @@ def test_the_runs_were_scheduled_ones_and_left_their_reports(house: House):
 
 def test_deployments_are_limited_and_scheduled(house: House):
     served = house.ask("/deployments/filter")
-    assert sorted(d["name"] for d in served) == ["land"] * len(SCENES) + ["tiny"] * len(FIELDS)
+    names = ["land"] * len(SCENES) + ["river"] * (len(SCENES) + 1) + ["tiny"] * len(FIELDS)
+    assert sorted(d["name"] for d in served) == names
     for d in served:
         assert d["parameters"]["workspace"] == house.workspace.root
         assert d["global_concurrency_limit"]["limit"] == 1
@@ -243,7 +286,7 @@ def test_prefect_yaml_deploys(house: House):
         )
         assert done.returncode == 0, done.stdout + done.stderr
     found = house.ask("/deployments/filter", {"work_pools": {"name": {"any_": ["eoflow"]}}})
-    assert len(found) == len(FIELDS) + len(SCENES)
+    assert len(found) == len(yaml.safe_load((REPO / "deploy" / "prefect.yaml").read_text())["deployments"])
     for d in found:
         assert len(d["schedules"]) == 1
         assert d["pull_steps"] == [{"prefect.deployments.steps.set_working_directory": {"directory": str(REPO)}}]

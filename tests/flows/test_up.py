@@ -31,9 +31,10 @@ def test_plan_has_the_flows_of_its_kind_for_each_dataset(workspace):
 def test_a_scene_dataset_is_served_the_tasks_that_a_model_fits(workspace):
     served = up.plan(workspace, datasets=["sample-radar", "sample-scenes"], schedules={"flood": "7h"})
     flows = {d: {s.flow for s in served if s.parameters["dataset"] == d} for d in ("sample-radar", "sample-scenes")}
-    assert "flood" in flows["sample-radar"] and not flows["sample-radar"] & {"clouds", "change"}
+    assert "flood" in flows["sample-radar"]
+    assert not flows["sample-radar"] & {"clouds", "change"}
     assert "clouds" in flows["sample-scenes"]
-    assert [s.schedule for s in served if s.flow == "flood"][0] == "7h"
+    assert next(s.schedule for s in served if s.flow == "flood") == "7h"
     trained = [s for s in served if s.flow == "train"]
     assert {s.name for s in trained} == {f"{s.parameters['dataset']}-{s.parameters['recipe']}" for s in trained}
     assert {(s.name, "verify") for s in trained} == {(s.name, s.flow) for s in served if s.flow == "verify"}
@@ -81,7 +82,8 @@ def test_every_flow_loads_and_takes_its_parameters(workspace, dataset: str, name
 def test_every_flow_of_images_loads(name: str):
     flow = up.load_flow(name)
     assert {"dataset", "workspace"} <= set(inspect.signature(flow.fn).parameters)
-    assert flow.name == name and not flow.persist_result
+    assert flow.name == name
+    assert not flow.persist_result
 
 
 def test_flow_files_hold_one_flow_each():

@@ -26,6 +26,7 @@ HOOKS: dict[str, str] = {
     "clouds": "eoflow.prepare.scenes.augment_clouds:clouds",
     "dihedral": "eoflow.prepare.scenes.augment:make_dihedral",
     "shuffled-dates": "eoflow.prepare.scenes.augment:make_shuffled_dates",
+    "blurred": "eoflow.prepare.scenes.augment_change:blurred",
     "colours": "eoflow.prepare.scenes.augment_change:colours",
     "events": "eoflow.prepare.scenes.augment_change:composited_events",
     "g-star": "eoflow.prepare.scenes.augment_change:g_star",
@@ -33,6 +34,7 @@ HOOKS: dict[str, str] = {
     "reflectance": "eoflow.prepare.scenes.augment_reflectance:reflectance",
     "shifted-dates": "eoflow.prepare.scenes.augment_change:shifted_dates",
     "swapped-dates": "eoflow.prepare.scenes.augment_change:swapped_dates",
+    "zoomed": "eoflow.prepare.scenes.augment_change:zoomed",
 }
 """Name in a recipe -> `module:factory`; factory(HookContext, **options) -> Hook. A recipe may also name a factory
 itself, `package.module:factory`."""

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from eoflow.models import events
+from eoflow.prepare.scenes import resize
+from eoflow.prepare.scenes.augment import spatial
 from eoflow.quality import Quality
 
 if TYPE_CHECKING:
@@ -62,6 +64,51 @@ def colours(
             if rng.random() < 0.3:
                 x += rng.standard_normal(x.shape[1:], dtype=np.float32) * np.float32(rng.uniform(0, noise))
             values[k] = np.clip(x, 0.0, 1.0)
+        return sample._replace(inputs=_encoded(context, values, sample.quality))
+
+    return hook
+
+
+def zoomed(context: HookContext, *, size: int, sides: tuple[int, int]) -> Hook:
+    """A random square of `sides[0]` to `sides[1]` pixels, brought to `size` pixels: other resolutions, the same on all
+    dates. Images are resampled over areas, masks and labels by the nearest pixel.
+    """
+    low, high = sides
+    if not 8 <= low <= high:
+        raise ValueError(f"sides {sides}: two lengths in pixels, 8 or more, the shorter one first")
+
+    def hook(sample: Patches, rng: np.random.Generator) -> Patches:
+        height, width = sample.inputs.shape[-2:]
+        side = int(rng.integers(min(low, height, width), min(high, height, width) + 1))
+        y, x = int(rng.integers(height - side + 1)), int(rng.integers(width - side + 1))
+        cut = spatial(sample, lambda a: a[..., y : y + side, x : x + side])
+        seen = cut.quality > int(Quality.NODATA)
+        target_seen = cut.target_quality > int(Quality.NODATA)
+        return cut._replace(
+            inputs=resize.image(cut.inputs, seen, size, "area" if side > size else "bilinear"),
+            quality=resize.mask(cut.quality, size),
+            target=resize.image(cut.target[None], target_seen[None], size, "bilinear")[0],
+            target_quality=resize.mask(cut.target_quality, size), labels=resize.mask(cut.labels, size),
+        )  # fmt: skip
+
+    return hook
+
+
+def blurred(context: HookContext, *, p: float = 0.4, sigma: float = 1.3, sharpen: float = 0.8) -> Hook:
+    """Every date with probability p blurred by up to `sigma` pixels, or sharpened by up to `sharpen`, evenly."""
+    from scipy import ndimage
+
+    def hook(sample: Patches, rng: np.random.Generator) -> Patches:
+        values = _physical(context, sample.inputs)
+        for k in range(len(values)):
+            if rng.random() >= p:
+                continue
+            if rng.random() < 0.6:
+                width = rng.uniform(0.3, sigma)
+                values[k] = ndimage.gaussian_filter(values[k], (0, width, width))
+            else:
+                soft = ndimage.gaussian_filter(values[k], (0, 1.0, 1.0))
+                values[k] += np.float32(rng.uniform(0, sharpen)) * (values[k] - soft)
         return sample._replace(inputs=_encoded(context, values, sample.quality))
 
     return hook

@@ -34,6 +34,11 @@ COMMON = {
 }  # fmt: skip
 """Wavelength of common names, micrometres; those of Sentinel-2's bands are the sample land's."""
 RADAR = ("vv", "vh", "hh", "hv")
+CHANGE = 0.028
+"""Standard deviation of what grows, in reflectance at 842 nm, after ten days; it grows with the root of time."""
+GREEN = (-0.25, -0.15, -0.6, -0.2, 0.6, 0.9, 1.0, 1.0, -0.5, -0.6)
+BARE = (0.25, 0.35, 0.6, 0.65, 0.7, 0.75, 0.8, 0.8, 1.0, 0.95)
+"""In the bands of the sample land, 490 to 2190 nm, against the largest."""
 CLOUD, SHADE = 0.2, 0.3
 """Opacity from which a pixel is cloud, loss of direct light from which it is shadow."""
 
@@ -42,17 +47,17 @@ CLOUD, SHADE = 0.2, 0.3
 class Sky:
     """How often (shares of samples or of dates) and how much.
 
-    own: samples in which the wanted date itself, under clouds, is one of the inputs. pace: how many times faster than
-    in the samples the ground may change: their days are told as so much closer. paste: dates that get a cloud layer;
-    overcast: those of them without a gap. veil: dates under a thin layer that no mask knows. haze: mean path
-    reflectance of a day at 490 nm. gain: spread of a day's brightness. path: largest path reflectance at 490 nm of a
-    series at the top of the atmosphere. shift: spread of the misregistration, pixels. noise: largest standard
-    deviation. mistaken: dates whose mask has errors; blind: dates whose mask says that all is clear. drop: samples
-    that lose some of their dates. timeless: samples whose days nobody knows.
+    own: samples in which the wanted date itself, under clouds, is one of the inputs. growth: most change of the ground
+    with time, in CHANGE, beside that of the samples. paste: dates that get a cloud layer; overcast: those of them
+    without a gap. veil: dates under a thin layer that no mask knows. haze: mean path reflectance of a day at 490 nm.
+    gain: spread of a day's brightness. path: largest path reflectance at 490 nm of a series at the top of the
+    atmosphere. shift: spread of the misregistration, pixels. noise: largest standard deviation. mistaken: dates whose
+    mask has errors; blind: dates whose mask says that all is clear. drop: samples that lose some of their dates.
+    timeless: samples whose days nobody knows.
     """
 
     own: float = 0.35
-    pace: float = 3.0
+    growth: float = 1.2
     paste: float = 0.5
     overcast: float = 0.15
     veil: float = 0.15
@@ -108,13 +113,16 @@ class Series:
 @dataclass(frozen=True)
 class Bands:
     """What the sky does in each band, all (C,): path reflectance of haze and of clean air against that at 490 nm,
-    clouds of water and of ice, share of light that a shadow keeps."""
+    clouds of water and of ice, share of light that a shadow keeps, what becomes of it where plants grow and where the
+    soil brightens."""
 
     haze: Field
     air: Field
     water: Field
     ice: Field
     diffuse: Field
+    green: Field
+    bare: Field
 
     @classmethod
     def of(cls, names: list[str]) -> Bands:
@@ -132,13 +140,15 @@ class Bands:
         return cls(
             column([spectra.HAZE[b] for b in spectra.BANDS]), ((at / 0.49) ** -3.8).astype("f4"),
             column(spectra.column("water_cloud", spectra.BANDS)), column(spectra.column("ice_cloud", spectra.BANDS)),
-            column([spectra.DIFFUSE[b] for b in spectra.BANDS]),
+            column([spectra.DIFFUSE[b] for b in spectra.BANDS]), column(GREEN), column(BARE),
         )  # fmt: skip
 
 
 def weather(s: Series, bands: Bands, sky: Sky, rng: Rng) -> None:
     """Everything above, in place."""
     dates, channels, height, width = s.images.shape
+    if s.days is not None:
+        _grown(s, bands, sky.growth * float(rng.uniform(0.3, 1)), rng)
     own = -1
     if channels == len(s.wanted) and rng.random() < sky.own and usable(s.wanted_quality).any():
         own = int(rng.integers(dates))
@@ -157,10 +167,8 @@ def weather(s: Series, bands: Bands, sky: Sky, rng: Rng) -> None:
     if rng.random() < sky.drop:
         lost = rng.permutation(dates)[: int(rng.integers(dates))]
         s.quality[lost] = int(Quality.MISSING)
-    if s.days is not None:
-        s.days += (s.days[-1] - s.days) * (1 - sky.pace ** -rng.random())
-        if rng.random() < sky.timeless:
-            s.days[:] = np.nan
+    if s.days is not None and rng.random() < sky.timeless:
+        s.days[:] = np.nan
 
 
 def usable(quality: Array) -> Array:
@@ -169,6 +177,32 @@ def usable(quality: Array) -> Array:
 
 
 # ---- what is seen -----------------------------------------------------------------------------------------------
+
+
+def _grown(s: Series, bands: Bands, much: float, rng: Rng) -> None:
+    """Change of the ground that goes on with time: a random walk of a few patterns away from the wanted day.
+
+    Half of the patterns follow what a pixel is like (fields keep their shape), the others are patches.
+    """
+    assert s.days is not None
+    away = s.days[:-1] - s.days[-1]
+    size = -(-max(s.quality.shape[1:]) // 16) * 16
+    part = tuple(slice(n) for n in s.quality.shape[1:])
+    like = s.wanted if len(s.wanted) else s.images.mean(0)
+    like = (like - like.mean((1, 2), keepdims=True)) / (like.std((1, 2), keepdims=True) + 1e-6)
+    for direction in (bands.green, bands.bare) * 2:
+        turn = (rng.standard_normal(len(like)) / np.sqrt(len(like))).astype("f4")
+        shape = np.sqrt(2.0) * np.sin(1.5 * np.tensordot(turn, like, 1) + rng.uniform(0, 2 * np.pi))
+        patches = fractal(rng, size, slope=float(rng.uniform(1.2, 2.2)), outer=3.0)[part]
+        pattern = np.sqrt(0.3) * rng.choice((-1, 1)) + np.sqrt(0.4) * shape + np.sqrt(0.3) * patches
+        walk = np.zeros(len(away))
+        for side in (away < 0, away > 0):
+            order = np.flatnonzero(side)[np.argsort(np.abs(away[side]))]
+            steps = np.diff(np.abs(away[order]), prepend=0.0)
+            walk[order] = np.cumsum(rng.standard_normal(order.size) * np.sqrt(steps / 10))
+        step = (much * CHANGE / np.sqrt(2) * walk).astype("f4")[:, None, None, None]
+        s.images += step * direction[:, None, None] * pattern.astype("f4")
+    np.maximum(s.images, 0.002, out=s.images)
 
 
 def _another_day(image: Field, bands: Bands, sky: Sky, rng: Rng) -> None:

@@ -46,7 +46,8 @@ class Patches(NamedTuple):
 
     inputs (B, T, C, p, p) float32, normalised, 0 where nothing was seen. quality (B, T, p, p) uint8, eoflow.quality.
     target (B, C', p, p) float32 and target_quality (B, p, p): of the target date (all missing without one).
-    labels (B, L, p, p) int64: class numbers, -1 none; L is 1 or 0, or 1 + T with the ground of each date. weight (B,) float32. number (B,) int64 in the index.
+    labels (B, L, p, p) int64: class numbers, -1 none; L is 1 or 0, or 1 + T with the ground of each date.
+    weight (B,) float32. number (B,) int64 in the index.
     """
 
     inputs: Tensor

@@ -14,6 +14,7 @@ from eoflow.times import parse_time
 from . import clouds, events, optical, radar, surface, varied
 from .cover import kind_of
 from .land import Land
+from .radar import Echo
 from .tiles import Kind, Tile
 
 Array = NDArray[Any]
@@ -55,7 +56,7 @@ class World:
 
     def varied_radar(
         self, tile: str, time: np.datetime64, *, ascending: bool = True
-    ) -> tuple[radar.Echo, NDArray[np.uint8]]:
+    ) -> tuple[Echo, NDArray[np.uint8]]:
         """A radar scene of drawn radiometry and water to train networks on, with its label; see `varied.see`."""
         return varied.see(self.land(tile), time, ascending=ascending)
 

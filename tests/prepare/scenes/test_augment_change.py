@@ -143,3 +143,30 @@ def test_events_copy_objects_with_their_pixels():
             copied, source = new[:, change == 1], s.inputs[0][:, s.labels[0] == 1]
             assert torch.equal(copied.flatten().sort().values, source.flatten().sort().values)
     assert found >= 4
+
+
+def test_zoomed_keeps_things_where_they_are():
+    s = sample(size=64, layers=3)
+    s.inputs[:] = s.labels[0].float()
+    for seed in range(6):
+        out = hooks.zoomed(context(), size=48, sides=(24, 60))(s, np.random.default_rng(seed))
+        assert out.inputs.shape == (2, 3, 48, 48)
+        assert out.labels.shape == (3, 48, 48)
+        assert out.quality.shape == (2, 48, 48)
+        wrong = ((out.inputs[1, 0] > 0.5) != (out.labels[0] > 0)).float().mean()
+        assert wrong < 0.06
+        assert torch.equal(out.labels[0], out.labels[2])
+    same = hooks.zoomed(context(), size=64, sides=(64, 64))(s, np.random.default_rng(0))
+    assert torch.allclose(same.inputs, s.inputs, atol=1e-6)
+    with pytest.raises(ValueError, match="sides"):
+        hooks.zoomed(context(), size=64, sides=(60, 24))
+
+
+def test_blurred_smooths_or_sharpens():
+    s = sample()
+    made = [hooks.blurred(context(), p=1.0)(s, np.random.default_rng(k)).inputs[0] for k in range(12)]
+    rough = [x.diff(dim=-1).std() for x in made]
+    plain = s.inputs[0].diff(dim=-1).std()
+    assert min(rough) < 0.8 * plain
+    assert max(rough) > 1.05 * plain
+    assert torch.equal(hooks.blurred(context(), p=0.0)(s, np.random.default_rng(0)).inputs, s.inputs)

@@ -15,8 +15,8 @@ from eoflow.quality import Quality
 NAMES = ("B02", "B03", "B04", "B08", "B11")
 GROUND = np.array([0.04, 0.07, 0.06, 0.3, 0.2], np.float32)
 CALM = {
-    "own": 0, "pace": 1, "paste": 0, "overcast": 0, "veil": 0, "haze": 0, "gain": 0, "path": 0, "shift": 0, "noise": 0,
-    "mistaken": 0, "blind": 0, "drop": 0, "timeless": 0,
+    "own": 0, "growth": 0, "paste": 0, "overcast": 0, "veil": 0, "haze": 0, "gain": 0, "path": 0, "shift": 0,
+    "noise": 0, "mistaken": 0, "blind": 0, "drop": 0, "timeless": 0,
 }  # fmt: skip
 
 
@@ -153,15 +153,20 @@ def test_lost_dates_hold_nothing_and_days_may_be_unknown():
     assert bool((after.inputs[lost] == 0).all())
 
 
-def test_the_ground_may_change_faster_than_the_samples_do():
-    rng, told = np.random.default_rng(7), []
-    for _ in range(20):
-        s = series()
-        weather(s, Bands.of(list(NAMES)), sky(pace=4.0), rng)
-        told.append(s.days - s.days[-1])
-    shares = np.array(told)[:, :3] / (np.array([0.0, 10, 20]) - 12)
-    assert np.ptp(shares, axis=1).max() < 1e-9
-    assert 0.25 <= shares.min() < 0.5 < 0.8 < shares.max() <= 1
+def test_the_ground_changes_with_the_root_of_time_and_differently_in_each_band():
+    rng, change = np.random.default_rng(7), []
+    for _ in range(60):
+        s = series(days=(-90.0, 10.0, 40.0, 0.0))
+        before = s.images.copy()
+        weather(s, Bands.of(list(NAMES)), sky(growth=1.0), rng)
+        change.append(((s.images - before) ** 2).mean((2, 3)))
+    spread = np.sqrt(np.mean(change, axis=0))
+    assert 1.5 < spread[2, 3] / spread[1, 3] < 2.25 < spread[0, 3] / spread[1, 3] < 3.6
+    assert (spread[:, 3] > 2 * spread[:, 0]).all()
+    assert 0.008 < spread[1, 3] < 0.03
+    same = series(days=(0.0, 0.0, 0.0, 0.0))
+    weather(same, Bands.of(list(NAMES)), sky(growth=1.0), rng)
+    np.testing.assert_allclose(same.images, series().images, atol=1e-6)
 
 
 def test_a_shift_moves_edges_by_less_than_a_pixel():
