@@ -5,8 +5,8 @@
 DIR: one file a date, its date in the name (see eoflow.prepare.chips). Every clear date is a target once, its nearest
 other dates are the inputs, clouds as the files' masks or the rules say. PSNR and spectral angle of each date; the mean
 over dates of every score with a 95 % interval (bootstrap over blocks of dates), over all pixels and over those that a
-date did not see; the paired difference to the best composite; and how often the truth lies within the standard
-deviation that a model says. Not part of `make bench`: it measures skill, not speed.
+date did not see; the paired differences to the composites; and how often the truth lies within the standard deviation
+that a model says. Not part of `make bench`: it measures skill, not speed.
 """
 
 from __future__ import annotations
@@ -68,8 +68,8 @@ def run(folder: str, models: list[str], dates: int, workspace: str | None = None
 
 
 def summary(targets: dict[str, dict[str, dict[str, float]]], names: list[str]) -> dict[str, Any]:
-    """`mean`: {model: {score: [value, low, high]}}; `pairs`: [model, composite, score, difference, low, high], of each
-    model to the composite that is best by that score."""
+    """`mean`: {model: {score: [value, low, high]}}; `pairs`: [model, composite, score, difference, low, high], best
+    composite first."""
     import numpy as np
 
     from eoflow.verify import bootstrap
@@ -86,13 +86,12 @@ def summary(targets: dict[str, dict[str, dict[str, float]]], names: list[str]) -
     pairs = []
     composites = [j for j, n in enumerate(names) if n in COMPOSITES]
     for k, s in enumerate(scores):
-        sign = METRICS[s.removesuffix("_cloudy")]
-        best = max(composites, key=lambda j: sign * np.nan_to_num(value[j, k], nan=-np.inf))
+        order = sorted(composites, key=lambda j: -METRICS[s.removesuffix("_cloudy")] * np.nan_to_num(value[j, k]))
         for j, n in enumerate(names):
-            if n not in COMPOSITES:
-                step = value[j, k] - value[best, k]
-                a, b = bootstrap.interval(again[:, j, k] - again[:, best, k], np.asarray(step), len(rows), length)
-                pairs.append([n, names[best], s, float(step), float(a), float(b)])
+            for other in order if n not in COMPOSITES else ():
+                step = value[j, k] - value[other, k]
+                a, b = bootstrap.interval(again[:, j, k] - again[:, other, k], np.asarray(step), len(rows), length)
+                pairs.append([n, names[other], s, float(step), float(a), float(b)])
     return {"mean": mean, "pairs": pairs}
 
 

@@ -32,7 +32,7 @@ def baseline(name: str, recipe: Any, schema: Any, bands: tuple[str, ...]) -> Any
     model, options = VARIANTS[name]
     made = ImageCheckpoint.closed_form(model, recipe, schema, bands)
     network = made.recipe.network.model_copy(update={"options": {**made.recipe.network.options, **options}})
-    made.recipe = made.recipe.model_copy(update={"network": network})
+    made.recipe = made.recipe.model_copy(update={"network": network, "threshold": 0.5})  # whatever the network's is
     made.model = build(made.recipe, made.signature, made.schema, made.normalizer).eval()
     return made
 

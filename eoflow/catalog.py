@@ -313,7 +313,11 @@ def parse_recipe(raw: dict[str, Any], where: str) -> Recipe | ImageRecipe:
     """A mapping -> a recipe of forecasting, or of images where its `task` says so. Raises BadInput."""
     from eoflow.catalog_images import TASKS, ImageRecipe
 
-    images = raw.get("task") in TASKS
+    known = ["forecast", *TASKS]
+    if (task := raw.get("task", "forecast")) not in known:
+        raise BadInput(f"no task called '{task}'{nearest(str(task), known)}", where=where,
+                       todo=f"choose from {', '.join(known)}")  # fmt: skip
+    images = task in TASKS
     return validate(raw, ImageRecipe, where) if images else validate(raw, Recipe, where)
 
 

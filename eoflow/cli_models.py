@@ -89,7 +89,7 @@ def models_list() -> None:
     from eoflow.view import tables
 
     rows = model_rows(workspace())
-    emit(rows, lambda c: c.print(tables.rows_table(rows, "models")))
+    emit(rows, lambda c: c.print(*tables.model_tables(rows), sep="\n"))
 
 
 @models.command("show")

@@ -119,7 +119,7 @@ def test_the_report_shows_both_kinds(ran):
                   "Newest scene:", "32N-0131-1043"):  # fmt: skip
         assert words in html
     assert "cannot be shown" not in html
-    assert html.count("data:image/png;base64,") == 6
+    assert html.count("data:image/png;base64,") == 8
 
 
 @pytest.mark.parametrize(("name", "pictures"), [("forecasts", 3), ("scenes", 2)])

@@ -13,6 +13,7 @@ import torch
 
 import eoflow
 from benchmarks import skill_flood
+from eoflow import catalog
 from eoflow.checkpoint_images import ImageCheckpoint
 from eoflow.models.unet import UNet
 
@@ -26,15 +27,23 @@ def shipped(name: str) -> ImageCheckpoint:
     return ImageCheckpoint.from_pretrained(WEIGHTS / name)
 
 
-def test_the_shipped_weights_are_small_and_say_where_they_come_from():
-    found = shipped("flood-s1")
-    size = sum(p.stat().st_size for p in (WEIGHTS / "flood-s1").iterdir())
+@pytest.mark.parametrize(
+    ("name", "data", "bands"),
+    [("flood-s1", "sample-floods", ["VV", "VH"]),
+     ("flood-s2", "sample-floods-optical", ["B02", "B03", "B04", "B08", "B11"])],
+)  # fmt: skip
+def test_the_shipped_weights_are_small_and_say_where_they_come_from(name, data, bands):
+    found = shipped(name)
+    size = sum(p.stat().st_size for p in (WEIGHTS / name).iterdir())
     assert size < 2_000_000
-    assert found.provenance["dataset"] == "sample-floods"
-    assert found.provenance["command"] == "eoflow train flood-s1 --dataset sample-floods"
+    assert found.provenance["dataset"] == data
+    assert found.provenance["command"] == f"eoflow train {name} --dataset {data}"
     assert found.provenance["from"] is None
-    assert "sample-floods" in found.card
-    assert [str(c) for c in found.normalizer.channels] == ["VV", "VH"]
+    assert "On real scenes" in found.card or "On a real scene" in found.card
+    assert [str(c) for c in found.normalizer.channels] == bands
+    recipe = catalog.recipe(name)
+    assert recipe.network == found.recipe.network
+    assert (recipe.threshold, recipe.training) == (found.recipe.threshold, found.recipe.training)
     assert all(torch.isfinite(t).all() for t in found.tensors().values() if t.is_floating_point())
 
 
@@ -77,7 +86,7 @@ def test_a_network_that_knows_nothing_does_not_win(tmp_path):
     chipfiles.floods(tmp_path / "chips")
     fool = shipped("flood-s1")
     fool.model.load_state_dict({k: torch.zeros_like(v) for k, v in fool.model.state_dict().items()})
-    fool.recipe = fool.recipe.model_copy(update={"model": "fool"})
+    fool.recipe = fool.recipe.model_copy(update={"model": "fool", "threshold": 0.5})
     dataclasses.replace(fool, card="", scores=[]).save_pretrained(tmp_path / "fool")
     found = skill_flood.run(str(tmp_path / "chips"), [str(tmp_path / "fool")], ["otsu"], str(tmp_path / "ws"))
     pooled = {r["model"]: r["value"] for r in found["pooled"]}
@@ -97,3 +106,13 @@ def test_better_than_thresholds_on_chips_it_has_never_seen(realdata, tmp_path):
     assert len(wet) >= 3
     for chip, row in wet.items():  # and no chip pays for another
         assert row["flood-s1"] > row["otsu"] - 0.03, chip
+
+
+@pytest.mark.realdata
+def test_optical_better_than_a_water_index(realdata, tmp_path):
+    for part, name in (("S2", "Spain_7370579_S2Hand.tif"), ("Label", "Spain_7370579_LabelHand.tif")):
+        (tmp_path / "chips" / part).mkdir(parents=True)
+        shutil.copy(realdata / "flood" / "sen1floods11" / part / name, tmp_path / "chips" / part / name)
+    found = skill_flood.run(str(tmp_path / "chips"), ["flood-s2"], ["otsu", "ndwi"], str(tmp_path / "ws"))
+    assert list(found["mean"]) == ["flood-s2", "otsu", "ndwi"]
+    assert found["mean"]["flood-s2"] > max(found["mean"]["otsu"], found["mean"]["ndwi"]) + 0.01

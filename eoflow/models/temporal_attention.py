@@ -12,8 +12,8 @@ much each date counts at each pixel, and the image is that mean of the dates the
 3. Attention. A small convolutional encoder, shared by the dates, which exchange means and spreads, corrects the
    logarithm of those weights: it sees residual clouds, shadows and haze as what differs from the other dates. It does
    not see the days: how fast simulated ground changes must not decide how far away a date still counts.
-4. Filling. Pixels that no date saw are filled from their surroundings (push and pull over a pyramid) or kept from a
-   hazy date, as a learned gate says.
+4. Filling. Pixels that no date saw, and the haze beside them, are filled from their surroundings (push and pull over a
+   pyramid) or kept from a hazy date, as a learned gate says.
 5. A log variance for each band, from the spread of the weighted dates, the evidence and a learned correction.
 
 The correction and the gate begin at zero, so an untrained network is the classical method of steps 1 and 2.
@@ -33,6 +33,8 @@ from eoflow.models.images import ImageModel, ImageSignature, padded
 NEVER = -1e4
 """Added to the log weight of a date at a pixel where it holds nothing."""
 CELL = 4
+MARGIN = 12
+"""Pixels beside what no date saw that may be haze of the same cloud: nothing is filled from them."""
 OWN_DAY = 0.5
 """Days within which a date is the wanted one."""
 FEW = 200.0
@@ -76,6 +78,9 @@ class TemporalAttention(ImageModel):
     multiple = CELL
     needs_times = True
     any_bands = True
+    """Runs on more bands than it was trained on; see checkpoint_bands."""
+    any_dates = True
+    """Runs on more or fewer dates than it was trained on."""
 
     def __init__(
         self, signature: ImageSignature, *, width: int = 32, blocks: int = 3, reach: float = 3.0, power: float = 3.0,
@@ -141,8 +146,9 @@ class TemporalAttention(ImageModel):
             _weighted(days, weights), 5 * spread[:, :roles].mean(1, keepdim=True).add(1e-8).sqrt(),
         ]  # fmt: skip
         judged = self.judge(torch.cat(about, dim=1))
-        keep = torch.sigmoid(judged[:, :1] + torch.where(seen, 6.0, -2.0)[:, None])
-        image = keep * found + (1 - keep) * pushed_and_pulled(found, seen)
+        sure = seen & ~_near(~seen, MARGIN)
+        keep = torch.sigmoid(judged[:, :1] + torch.where(sure, 6.0, torch.where(seen, -2.0, -5.0))[:, None])
+        image = keep * found + (1 - keep) * pushed_and_pulled(found, sure | (seen & ~_some(sure)))
         past = _weighted(error[..., None, None].expand_as(matched), weights)
         parts = torch.stack([spread, past, image.square(), torch.ones_like(image)])
         variance = (self.variance.exp()[:, None, None, None, None] * parts).sum(0)
@@ -182,6 +188,16 @@ def _usual(images: Tensor, usable: Tensor, there: Tensor) -> Tensor:
     """Median over the usable dates, over all that hold something where none is: (B, C, H, W), 0 without any."""
     some = torch.where(usable.any(1, keepdim=True), usable, there)
     return masked_median(images, some).nan_to_num(nan=0.0)
+
+
+def _near(mask: Tensor, by: int) -> Tensor:
+    """(B, H, W): where a mask takes a sixth of the square that reaches `by` pixels; single pixels are near nothing."""
+    return F.avg_pool2d(mask[:, None].float(), 2 * by + 1, 1, by, count_include_pad=False)[:, 0] > 1 / 6
+
+
+def _some(mask: Tensor) -> Tensor:
+    """(B, 1, 1): whether a mask (B, H, W) has a pixel."""
+    return mask.flatten(1).any(1)[:, None, None]
 
 
 def _away(images: Tensor, times: Tensor | None, when: Tensor | None) -> tuple[Tensor, Tensor]:

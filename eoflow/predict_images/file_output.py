@@ -17,6 +17,7 @@ from eoflow.export.cog import CogBand, write_cog
 from eoflow.predict_images import dates as when
 from eoflow.predict_images import permanent as water
 from eoflow.predict_images import store as st
+from eoflow.predict_images.engine import exact
 from eoflow.predict_images.file_frames import FileFrames
 from eoflow.predict_images.permanent import Reference
 from eoflow.predict_images.report import ProductReport, remark
@@ -92,7 +93,9 @@ def predict_one(
     partial.grid = frames.grid if frames.grid.crs else None
     times = [float_day(picture.times[d[0]]) if d else float_day(picture.want.time) for d in picture.want.dates]
     try:
-        network = network_of(checkpoint, stack, how, plan, batch, times, float_day(picture.want.time))
+        network, note = network_of(checkpoint, stack, how, plan, batch, times, float_day(picture.want.time))
+        if note:
+            report.say(note)
         sinks = [
             PackSink(st.window_layer(layer, arrays[layer.name]), sink, arrays[layer.name], keep)
             for layer, sink in zip(layers, partial.sinks, strict=True)
@@ -147,7 +150,7 @@ def _identity(part: Part) -> str:
             stat = Path(band.href).stat()
             files.append([band.href, band.index, stat.st_size, stat.st_mtime_ns])
         files.append([s.model_dump(mode="json") for s in shot.specs])
-    said = [files, part.checkpoint.hash, part.checkpoint.name, str(part.picture.want), part.keep]
+    said = [files, part.checkpoint.hash, part.checkpoint.name, str(part.picture.want), part.keep, exact()]
     return hashlib.blake2b(json.dumps(said, default=str).encode(), digest_size=16).hexdigest()
 
 

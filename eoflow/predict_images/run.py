@@ -22,6 +22,7 @@ from eoflow.ingest.workers import client
 from eoflow.predict_images import dates as when
 from eoflow.predict_images import store
 from eoflow.predict_images.asked import Asked, Part
+from eoflow.predict_images.engine import exact
 from eoflow.predict_images.permanent import Reference
 from eoflow.predict_images.report import ProductReport
 from eoflow.predict_images.stack import CubeFrames, Progress
@@ -95,7 +96,7 @@ def predict_dataset(
                 "bands": ", ".join(b.name for b in specs), "area": "" if asked.area is None else str(asked.area),
                 "period": "" if asked.period is None else str(asked.period), "permanent": asked.permanent or "",
                 "code_version": eoflow.__version__, "identity": identity,
-                "created": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
+                "created": dt.datetime.now(dt.UTC).isoformat(timespec="milliseconds"),
                 "command": command or f"eoflow {verb} {dataset}",
             }  # fmt: skip
             dask = dask if dask is not None else client() if ws.is_local else None
@@ -189,7 +190,7 @@ def _identity(
         file = [hashlib.sha256(Path(reference.path).read_bytes()).hexdigest(), reference.above]
     said: list[Any] = [
         FORMAT, task, cube.name, checkpoint.name, checkpoint.hash, [b.model_dump(mode="json") for b in specs],
-        str(asked.area), asked.keep, [z.hash for z in zones], file,
+        str(asked.area), asked.keep, [z.hash for z in zones], file, *([] if exact() else ["int8"]),
     ]  # fmt: skip
     for p in parts:
         for wants in (p.wants, p.earlier):

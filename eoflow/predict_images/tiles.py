@@ -15,6 +15,7 @@ from eoflow.predict_images import store
 from eoflow.predict_images.asked import Asked, Part
 from eoflow.predict_images.choose import targets_of
 from eoflow.predict_images.dates import Want
+from eoflow.predict_images.engine import engine
 from eoflow.predict_images.network import Runnable, decoder
 from eoflow.predict_images.permanent import Reference
 from eoflow.predict_images.report import ProductReport, remark
@@ -31,8 +32,6 @@ if TYPE_CHECKING:
     from eoflow.checkpoint_images import ImageCheckpoint
 
 Array = np.ndarray[Any, Any]
-LARGE = 4_000_000
-"""Pixels of a scene from which preparing a network for the fast runtime takes less time than it saves."""
 DAY = 86400e9
 EARLIER = "earlier"
 NOT_TOLD = ("Permanent water is not told from flood water: give --permanent FILE.tif (a map of permanent water) or "
@@ -151,7 +150,9 @@ def make(
         made = making.done(one.first, len(one.plan))
         report.resumed += int(made.sum())
         if not made.all():
-            run_map(job, one, making, layers, arrays, made, dask, _shifted(progress, done + int(made.sum()), total))
+            shifted = _shifted(progress, done + int(made.sum()), total)
+            if note := run_map(job, one, making, layers, arrays, made, dask, shifted):
+                report.say(note)
             report.windows += len(one.plan) - int(made.sum())
         done += len(one.plan)
     summary = told(job, making.folder, layers)
@@ -183,8 +184,8 @@ def build(
 def run_map(
     job: Job, one: Map, making: Making, layers: Sequence[LayerSpec], arrays: dict[str, tuple[Plane, ...]], made: Array,
     dask: Any | None, progress: Progress | None,
-) -> None:  # fmt: skip
-    """One map, window by window, into the store."""
+) -> str:  # fmt: skip
+    """One map, window by window, into the store; returns what to say of the runtime, or ""."""
     part, want = one.part, one.want
     stack = Stack(part.frames, want.dates)
     how = as_input(job.normalizer, job.task)
@@ -199,31 +200,27 @@ def run_map(
         StepSink(store.window_layer(layer, arrays[layer.name]), group, one.step, arrays[layer.name], keep, mask)
         for layer in wanted
     ]  # fmt: skip
-    network = network_of(job.checkpoint, stack, how, one.plan, one.batch, days(part, want), float_day(want.time))
+    network, note = network_of(job.checkpoint, stack, how, one.plan, one.batch, days(part, want), float_day(want.time))
     chunk = store.chunk_of(part.grid.shape, one.plan.core)
     run(
         network, cached(stack, chunk), sinks, one.plan, how, done=made,
         mark=lambda j: making.mark(one.first + j), client=dask, progress=progress,
     )  # fmt: skip
+    return note
 
 
 def network_of(
     checkpoint: ImageCheckpoint, stack: Stack, how: Any, plan: Plan, batch: int, times: Sequence[float] | None,
     when: float | None,
-) -> Network:  # fmt: skip
-    """The checkpoint's model, fitted on the whole scene where it must be, as the windowed runner takes it.
-
-    Large scenes go through the fast runtime where it is installed; it gives the same numbers to 1e-4.
-    """
+) -> tuple[Network, str]:  # fmt: skip
+    """The checkpoint's model, fitted on the whole scene where it must be, as the windowed runner takes it; and what to
+    say of its runtime."""
     model: Any = checkpoint.model
     if is_whole(model) and len(plan) > 1:
         model = fitted(model, stack, how)
     flat = all(p.dim() != 5 for p in model.parameters())
-    if plan.shape[0] * plan.shape[1] >= LARGE and not model.closed_form and not getattr(model, "needs_times", False):
-        from eoflow.runtime import fast
-
-        model = fast(model, identity=checkpoint.hash)
-    return Network(Runnable(model, times, when), decoder(checkpoint), batch, channels_last=flat)
+    model, note = engine(model, checkpoint.hash, stack, how, plan)
+    return Network(Runnable(model, times, when), decoder(checkpoint), batch, channels_last=flat), note
 
 
 def float_day(time: np.datetime64) -> float:

@@ -31,6 +31,21 @@ def rows_table(rows: Sequence[Mapping[str, Any]], title: str = "") -> Table:
     return table
 
 
+def model_tables(rows: Sequence[Mapping[str, Any]]) -> list[Table]:
+    """Rows of `listing.model_rows`, a table a task: name, title, what it was trained on."""
+    made = []
+    for task in dict.fromkeys(str(r["task"]) for r in rows):
+        table = Table(title=escape(task) or "registered, without a recipe", title_justify="left", title_style="bold")
+        table.add_column("model", no_wrap=True)
+        table.add_column("")
+        table.add_column("trained on", overflow="fold")
+        for row in rows:
+            if str(row["task"]) == task:
+                table.add_row(str(row["name"]), _cell(row["title"]), _cell(row["trained_on"]))
+        made.append(table)
+    return made
+
+
 def _cell(value: Any) -> Text:
     if value is None:
         return Text("")

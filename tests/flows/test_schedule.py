@@ -28,7 +28,7 @@ pytest.importorskip("prefect")
 pytestmark = [pytest.mark.prefect, pytest.mark.slow]
 
 REPO = Path(__file__).resolve().parents[2]
-DEADLINE_S = 150.0
+DEADLINE_S = 240.0
 UP = """
 import sys
 from eoflow.up import up
@@ -37,7 +37,7 @@ from eoflow.workspace import Workspace
 if __name__ == "__main__":
     never = "0 0 1 1 *"
     up(Workspace(sys.argv[1]), port=0, lead="1d", model="persistence",
-       schedules={"ingest": "8s", "forecast": "9s", "composite": "13s", "flood": "11s", "verify": never,
+       schedules={"ingest": "16s", "forecast": "19s", "composite": "29s", "flood": "23s", "verify": never,
                   "train": never, "backfill": never, "prepare": never}, datasets=["tiny", "land", "river"])
 """
 
@@ -282,7 +282,7 @@ def test_prefect_yaml_deploys(house: House):
     house.ask("/work_pools/", {"name": "eoflow", "type": "process"})
     for _ in range(2):
         done = subprocess.run(
-            [sys.executable, "-m", "prefect", *deploy], cwd=REPO, env=env, capture_output=True, text=True, timeout=120
+            [sys.executable, "-m", "prefect", *deploy], cwd=REPO, env=env, capture_output=True, text=True, timeout=240
         )
         assert done.returncode == 0, done.stdout + done.stderr
     found = house.ask("/deployments/filter", {"work_pools": {"name": {"any_": ["eoflow"]}}})

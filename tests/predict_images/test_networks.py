@@ -141,3 +141,44 @@ def test_on_dask_the_product_is_the_same(tmp_path, workspace, monkeypatch):
     a, b = (xr.open_zarr(r.path, group="tiles/A").load() for r in (one, two))
     xr.testing.assert_equal(a, b)
     assert one.windows == two.windows > 1
+
+
+def test_eight_bits_are_said_and_cost_little(tmp_path, workspace, monkeypatch):
+    """The shipped network in 32 and in 8 bits: nearly the same map, and the difference is told."""
+    from eoflow.config import settings
+
+    pytest.importorskip("onnxruntime")
+    scene = tif(tmp_path / "a_S1Hand.tif", radar((200, 170)))
+    maps = {}
+    for runtime in ("eager", "onnx", "int8"):
+        monkeypatch.setenv("EOFLOW_RUNTIME", runtime)
+        settings.cache_clear()
+        try:
+            small_windows(monkeypatch)
+            report = predict_files(
+                "segmentation", [scene], model="flood-s1", out=tmp_path / runtime, workspace=workspace
+            )
+        finally:
+            monkeypatch.delenv("EOFLOW_RUNTIME")
+            settings.cache_clear()
+        assert any(m.startswith("8-bit convolutions") for m in report.messages) == (runtime == "int8")
+        maps[runtime] = read(tmp_path / runtime / "a_S1Hand_prob.tif")[0]
+    assert np.nanmax(np.abs(maps["onnx"] - maps["eager"])) < 1e-4
+    difference = np.abs(maps["int8"] - maps["eager"])
+    assert 0 < np.nanmax(difference)
+    assert np.nanmean(difference) < 0.01
+
+
+def test_a_scene_without_a_value_needs_no_calibration(tmp_path, workspace, monkeypatch):
+    from eoflow.config import settings
+
+    pytest.importorskip("onnxruntime")
+    scene = tif(tmp_path / "b_S1Hand.tif", np.full((2, 64, 64), np.nan, "f4"))
+    monkeypatch.setenv("EOFLOW_RUNTIME", "int8")
+    settings.cache_clear()
+    try:
+        report = predict_files("segmentation", [scene], model="flood-s1", out=tmp_path / "o", workspace=workspace)
+    finally:
+        monkeypatch.delenv("EOFLOW_RUNTIME")
+        settings.cache_clear()
+    assert any("no pixel could be judged" in m for m in report.messages)

@@ -49,10 +49,12 @@ def test_varied_scenes_come_with_their_label(tmp_path):
         np.testing.assert_array_equal(bands["water"], label)
         np.testing.assert_array_equal(bands["VV"], echo.decibel("VV"))
         assert bands["water"].dtype == np.uint8
-        levels.append(float(np.median(bands["VV"][label == 0])))
+        if (label == 0).any():  # some are all water
+            levels.append(float(np.median(bands["VV"][label == 0])))
         wet.append((label == 1).mean())
-    assert len(levels) >= 12
+    assert len(levels) >= 10
     assert np.std(levels) > 1.0  # another radiometry in every scene
+    assert len(wet) >= 12
     assert 0.05 < np.mean(wet) < 0.7
 
 

@@ -1,0 +1,58 @@
+"""What runs a network: plain torch on a small scene, the fast runtime on a large one, 8 bits where asked for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from eoflow.config import settings
+from eoflow.predict_images.stack import Stack
+from eoflow.windows import Input, Plan, load
+
+LARGE = 4_000_000
+"""Pixels of a scene from which preparing the fast runtime takes less time than it saves."""
+CALIBRATION = 32
+"""Windows of the scene that 8-bit convolutions are calibrated on."""
+
+
+def engine(model: Any, identity: str, stack: Stack, how: Input, plan: Plan) -> tuple[Any, str]:
+    """(what is called like the model, a sentence about what it loses, or "").
+
+    By the setting `runtime` (EOFLOW_RUNTIME): auto, eager, onnx or int8. Models without weights and those that ask for
+    the times of their dates run as they are. Raises BadInput for a runtime that is not installed.
+    """
+    kind = settings().runtime
+    small = plan.shape[0] * plan.shape[1] < LARGE
+    if model.closed_form or getattr(model, "needs_times", False) or (kind == "auto" and small):
+        return model, ""
+    from eoflow.runtime import fast
+
+    if kind != "int8":
+        return fast(model, kind=kind, identity=identity), ""
+    windows = _windows(stack, how, plan)
+    if not windows:  # nothing in the scene: whatever runs will say so
+        return model, ""
+    quick = fast(model, kind="int8", identity=identity, calibration=windows)
+    lost = "; ".join(
+        f"{name}: mean {loss['mean']:.4f}, largest {loss['max']:.3f}" for name, loss in quick.loss.items()
+    )
+    return quick, f"8-bit convolutions. Difference from 32 bits on {CALIBRATION} windows of the scene at most: {lost}."
+
+
+def exact() -> bool:
+    """Whether the numbers are those of 32 bits, to 1e-4: what is made with 8 bits is another product."""
+    return settings().runtime != "int8"
+
+
+def _windows(stack: Stack, how: Input, plan: Plan) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Some windows of the scene, spread over it: (images (1, T, C, h, w), usable (1, T, h, w)) of one size."""
+    every = [window for job in plan.jobs() for window in job.windows]
+    found: list[tuple[torch.Tensor, torch.Tensor]] = []
+    for i in np.unique(np.linspace(0, len(every) - 1, CALIBRATION).astype(int)):
+        loaded = load(stack, plan, every[i], how)
+        if loaded is not None:
+            x = torch.from_numpy(np.ascontiguousarray(loaded[0]))[None]
+            found.append((x[:, :, :-1], x[:, :, -1] > 0.5))
+    return found
