@@ -173,6 +173,7 @@ class ImageCheckpoint:
         made = base.model_copy(
             update={"name": model_name, "model": None, "network": NetworkRef(name=model_name, options=options),
                     "title": own.title if own is not None else model_name, "loss": None, "patches": patches,
+                    "threshold": own.threshold if isinstance(own, ImageRecipe) else 0.5,
                     "notes": own.notes if own is not None else None}
         )  # fmt: skip
         chosen = plain_normalizer(schema, names) if normalizer is None else normalizer.select(names)

@@ -12,7 +12,19 @@ from eoflow.cli_archive import PeriodOption, archive, datasets
 from eoflow.cli_models import DatasetOption, models, training
 from eoflow.cli_scenes import scenes, splits
 from eoflow.cli_tasks import tasks
-from eoflow.console import INTERRUPTED, OPTIONS, console, emit, fail, misused, progress_bar, workspace
+from eoflow.console import (
+    FLAGS,
+    INTERRUPTED,
+    OPTIONS,
+    WITH_VALUE,
+    console,
+    emit,
+    fail,
+    misused,
+    progress_bar,
+    said,
+    workspace,
+)
 from eoflow.errors import BadInput
 
 app = typer.Typer(
@@ -27,8 +39,6 @@ app.add_typer(splits, name="splits")
 app.add_typer(training)
 app.add_typer(models, name="models")
 
-_WITH_VALUE = ("--workspace", "--dask")
-_FLAGS = ("--json", "--quiet", "--debug", "--version")
 
 
 @app.callback()
@@ -50,11 +60,6 @@ def _global(
 
         os.environ["EOFLOW_DASK"] = dask
         settings.cache_clear()
-
-
-def _said() -> str:
-    """The command as it was typed, for provenance (secrets never stand on a command line of ours)."""
-    return "eoflow " + " ".join(sys.argv[1:])
 
 
 # -- models --------------------------------------------------------------------------------------------------------
@@ -103,7 +108,7 @@ def forecast(
     with progress_bar("forecast") as progress:
         report = run(
             lead, dataset=dataset, model=model, init=init, every=every, members=members, seed=seed, out=out,
-            as_of=as_of, workspace=workspace(), progress=progress, command=_said(),
+            as_of=as_of, workspace=workspace(), progress=progress, command=said(),
         )  # fmt: skip
 
     def show(c: Any) -> None:
@@ -279,9 +284,9 @@ def hoist(arguments: list[str]) -> list[str]:
     for a in items:
         if a == "--":
             rest += [a, *items]
-        elif a in _FLAGS or a.startswith(tuple(f"{o}=" for o in _WITH_VALUE)):
+        elif a in FLAGS or a.startswith(tuple(f"{o}=" for o in WITH_VALUE)):
             front.append(a)
-        elif a in _WITH_VALUE:
+        elif a in WITH_VALUE:
             front += [a, *([value] if (value := next(items, None)) is not None else [])]
         else:
             rest.append(a)

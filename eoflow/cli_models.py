@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Annotated, Any
 
 import typer
 
-from eoflow.console import emit, progress_bar, workspace
+from eoflow.console import emit, progress_bar, said, workspace
 
 training = typer.Typer()
 models = typer.Typer(no_args_is_help=True, help="What can be trained and run: recipes and checkpoints.")
@@ -50,7 +49,7 @@ def train(
     with progress_bar(f"train {recipe}") as progress:
         report = run(
             recipe, dataset, train_period=train_period, overrides=set_ or [], resume=resume, start=start, chips=chips,
-            workspace=ws, progress=progress, command="eoflow " + " ".join(sys.argv[1:]),
+            workspace=ws, progress=progress, command=said(),
         )  # fmt: skip
 
     def show(c: Any) -> None:

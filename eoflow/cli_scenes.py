@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Annotated, Any
 
 import typer
 
-from eoflow.console import emit, progress_bar, workspace
+from eoflow.console import emit, progress_bar, said, workspace
 
 scenes = typer.Typer()
 splits = typer.Typer(no_args_is_help=True, help="Training, validation and test: what they may not share.")
 
 Name = Annotated[str, typer.Argument(help="scene dataset", show_default=False)]
-
-
-def _said() -> str:
-    return "eoflow " + " ".join(sys.argv[1:])
 
 
 def _numbers(text: str, option: str, count: int, form: str) -> tuple[float, ...]:
@@ -63,7 +58,7 @@ def composite(
     with progress_bar("composite") as progress:
         report = run(
             dataset, period, method, area=box, bands=bands.split(",") if bands else None, out=out,
-            workspace=workspace(), command=_said(), progress=progress,
+            workspace=workspace(), command=said(), progress=progress,
         )  # fmt: skip
 
     def show(c: Any) -> None:
@@ -93,7 +88,7 @@ def export(
     with progress_bar("export") as progress:
         report = run(
             product, dest, workspace=workspace(), as_of=as_of, bands=bands.split(",") if bands else None,
-            mosaic=mosaic, stac=stac, overwrite=overwrite, command=_said(), progress=progress,
+            mosaic=mosaic, stac=stac, overwrite=overwrite, command=said(), progress=progress,
         )  # fmt: skip
     emit(report.to_dict(), lambda c: c.print("\n".join([*report.files, *report.items]), markup=False))
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from eoflow.console import emit, progress_bar, workspace
+from eoflow.console import emit, progress_bar, said, workspace
 
 if TYPE_CHECKING:
     from eoflow.predict_images.report import ProductReport
@@ -26,10 +25,6 @@ Sensor = Annotated[str | None, typer.Option("--sensor", help="files: sentinel-1,
 Masks = Annotated[str | None, typer.Option("--masks", help="files: cloud masks, one an image, with commas")]
 Zones = Annotated[str | None, typer.Option("--zones", metavar="FILE.geojson", help="areas in km2 by properties.name")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="replace files that are there")]
-
-
-def _said() -> str:
-    return "eoflow " + " ".join(sys.argv[1:])
 
 
 def _run(
@@ -55,7 +50,7 @@ def _run(
         if text is not None:
             given[name] = [t.strip() for t in text.split(",") if t.strip()]
     with progress_bar(KINDS[task]) as progress:
-        return predict(task, what, workspace=workspace(), command=_said(), progress=progress, **given)
+        return predict(task, what, workspace=workspace(), command=said(), progress=progress, **given)
 
 
 def settings_of(pairs: list[str], sensor: str | None) -> dict[str, Any]:

@@ -28,8 +28,24 @@ class Options:
 
 
 OPTIONS = Options()
+WITH_VALUE = ("--workspace", "--dask")
+FLAGS = ("--json", "--quiet", "--debug", "--version")
+"""Global options, with and without a value."""
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells have it."""
+
+
+def said() -> str:
+    """The command as it was typed, for provenance: without the global options, which change where and how it is shown,
+    not what is made (and no secret ever stands on a command line of ours)."""
+    kept: list[str] = []
+    words = iter(sys.argv[1:])
+    for word in words:
+        if word in WITH_VALUE:
+            next(words, None)
+        elif word not in FLAGS and not word.startswith(tuple(f"{o}=" for o in WITH_VALUE)):
+            kept.append(word)
+    return " ".join(["eoflow", *kept])
 
 
 def workspace() -> Workspace:

@@ -49,7 +49,8 @@ def _flood(ws: Workspace, tell: Say) -> dict[str, Any]:
 
     tell("\n".join(ingest(RADAR, period=PERIOD, now=NOW, workspace=ws).lines()[:-2]))
     made = eoflow.flood(RADAR, area=_box(ws, RADAR, FLOODED), period=FLOOD, before=EARLIER, workspace=ws)
-    tell("\n".join(made.messages))
+    for line in made.messages:
+        tell(line)
     product = open_product("flood", dataset=RADAR, tile=FLOODED, workspace=ws)
     world = world_of(catalog.entry(RADAR))  # type: ignore[arg-type]
     scores = []
@@ -84,6 +85,7 @@ def _clouds(ws: Workspace, tell: Say) -> dict[str, Any]:
     import eoflow
 
     made = eoflow.clouds(OPTICAL, area=_box(ws, OPTICAL, CLOUDY), period=CLOUDY_DAY, workspace=ws)
-    tell("\n".join(made.messages))
+    for line in made.messages:
+        tell(line)
     tell(f"{made.model}: {len(made.tiles)} image(s)\n{made.open_lines}" if made.path else "no cloudy date")
     return {"path": made.path, "open": made.open_lines, "model": made.model, "tiles": made.tiles}

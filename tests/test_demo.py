@@ -110,6 +110,29 @@ def test_pictures(ran):
     assert len(report["scenes"]["pictures"]) == 3
 
 
+def test_the_flood_is_mapped_and_told_from_the_river(ran):
+    report, folder = ran
+    water = report["images"]["flood"]
+    assert water["model"] == "flood-s1"
+    assert len(water["iou"]) == 2
+    assert min(water["iou"]) > 0.45
+    for row in water["areas"]:
+        assert row["flood_km2"] > 3 * row["permanent_water_km2"] > 0
+    assert (folder / "pictures" / "flood.png").stat().st_size > 10_000
+    names: dict = {}
+    exec(water["open"], names)
+    assert names["ds"]["class"].dims == ("time", "y", "x")
+
+
+def test_the_cloudy_scene_is_filled(ran):
+    report, _ = ran
+    names: dict = {}
+    exec(report["images"]["clouds"]["open"], names)
+    ds = names["ds"]
+    assert {"B02", "B08", "std_B02", "count", "filled"} <= set(ds.data_vars)
+    assert bool((ds["filled"] == 1).any())
+
+
 def test_the_report_shows_both_kinds(ran):
     from eoflow.view.report import build
     from eoflow.workspace import Workspace
