@@ -74,10 +74,11 @@ class Setting:
         if classes:
             edges = torch.quantile(score, torch.linspace(0, 1, classes + 1)[1:-1])
             labels = torch.bucketize(score, edges)[:, None]
-        target = inputs[:, 0, : len(patches.targets)] * 0.5 + 0.5
+        target = inputs.mean(1)[:, : len(patches.targets)]
         clear = torch.full((batch, *size), 7, dtype=torch.uint8)
+        days = torch.arange(dates + 1.0, dtype=torch.float64).expand(batch, -1)
         return Patches(inputs.masked_fill(unseen[:, :, None], 0.0), quality, target, clear, labels, torch.ones(batch),
-                       torch.arange(batch))  # fmt: skip
+                       torch.arange(batch), days)  # fmt: skip
 
 
 def setting(network: type, recipe: ImageRecipe | None, name: str) -> Setting:

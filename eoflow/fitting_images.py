@@ -111,7 +111,8 @@ class ImageFitting(fitting.Stepped):
         """Loss of one batch."""
         images, usable = self.task.feed(batch)
         progress = self.global_step / self.recipe.training.steps
-        outputs = self.model(images, usable)
+        dated = getattr(self.model, "needs_times", False)
+        outputs = self.model(images, usable, *((batch.days[:, :-1], batch.days[:, -1]) if dated else ()))
         return self.checked(self.task.loss(self.recipe, self.normalizer, outputs, batch, progress))
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from eoflow.checkpoint_bands import widened
 from eoflow.checkpoint_images import ImageCheckpoint, candidates, resolve_images
 from eoflow.errors import BadInput
 from eoflow.registry import load
@@ -22,10 +23,10 @@ def choose(
     else the first of the task's baselines that can use the bands. Raises BadInput where nothing can.
     """
     if model is not None:
-        return resolve_images(workspace, dataset, model, task, schema), None
+        return widened(resolve_images(workspace, dataset, model, task, schema), schema), None
     fitting = candidates(workspace, task, schema.bands, dataset)
     if fitting:
-        return ImageCheckpoint.from_pretrained(fitting[0]), None
+        return widened(ImageCheckpoint.from_pretrained(fitting[0]), schema), None
     reasons = []
     for name in load("tasks", task).baselines:
         try:
@@ -55,4 +56,4 @@ def targets_of(checkpoint: ImageCheckpoint, specs: tuple[BandSpec, ...]) -> tupl
 def dates_of(checkpoint: ImageCheckpoint) -> int:
     """Dates that the model takes, 0: any number, as composites do whatever number their recipe names."""
     composite = checkpoint.recipe.task == "cloud-removal" and bool(getattr(checkpoint.model, "closed_form", False))
-    return 0 if composite else checkpoint.signature.dates
+    return 0 if composite or getattr(checkpoint.model, "any_dates", False) else checkpoint.signature.dates

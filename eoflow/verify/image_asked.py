@@ -91,11 +91,12 @@ def folder_name(folder: Path) -> str:
 
 def checkpoints(ws: Workspace, place: Place, task: str, asked: Sequence[str]) -> list[ImageCheckpoint]:
     """The models that are asked for, or the one that fits best; none (noted) where there is no trained one."""
+    from eoflow.checkpoint_bands import widened
     from eoflow.checkpoint_images import resolve_images
 
     if not asked:
         try:
-            return [resolve_images(ws, place.name, None, task, place.schema)]
+            return [widened(resolve_images(ws, place.name, None, task, place.schema), place.schema)]
         except BadInput as e:
             place.notes.append(f"Only the trivial models: {' '.join(e.what.split())}.")
             return []
@@ -105,9 +106,9 @@ def checkpoints(ws: Workspace, place: Place, task: str, asked: Sequence[str]) ->
         if name in trivial:
             continue
         try:
-            found = resolve_images(ws, place.name, name, task, place.schema)
+            found = widened(resolve_images(ws, place.name, name, task, place.schema), place.schema)
         except SchemaMismatch:
-            found = resolve_images(ws, place.name, name, task, place.every)
+            found = widened(resolve_images(ws, place.name, name, task, place.every), place.every)
         if found.name in {f.name for f in out}:
             found.recipe = found.recipe.model_copy(update={"model": f"{found.name}-{found.hash[:6]}"})
         out.append(found)

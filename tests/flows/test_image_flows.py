@@ -1,4 +1,4 @@
-"""The tasks of the flows of image models as plain functions: where the product lies, and nothing new the second time."""
+"""The tasks of the flows of image models as plain functions: where a product lies, and nothing new the second time."""
 
 from __future__ import annotations
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -57,11 +58,18 @@ def _rows(place: Series, rows: Sequence[Mapping[str, str]], when: str, cloud: st
         date = days.get(day)
         if date is None or not np.isfinite(share):
             continue
-        tokens = set(re.split(r"[_\-. ]+", date.first.stem))
-        numbers = [v for k, v in row.items() if k not in (when, cloud) and v and re.fullmatch(r"\d+", v)]
-        if all(n in tokens for n in numbers) and date.time is not None:
+        tokens = Counter(re.split(r"[_\-. ]+", date.first.stem))
+        numbers = {k: v for k, v in row.items() if k not in (when, cloud) and v and re.fullmatch(r"\d+", v)}
+        named = all(_beside(date.first.stem, k, v) is not False for k, v in numbers.items())
+        if named and not Counter(numbers.values()) - tokens and date.time is not None:
             out[date.time] = share
     return out
+
+
+def _beside(stem: str, column: str, number: str) -> bool | None:
+    """Whether a name gives this number right after the column's word (`patch_0`); None where it has no such word."""
+    found = re.search(rf"(?:^|[_\-. ]){re.escape(column)}[_\-. ]*(\d+)", stem, re.IGNORECASE)
+    return None if found is None else int(found[1]) == int(number)
 
 
 def qualities(pixels: Pixels, place: Series, rule: CloudRule) -> dict[Path, Packed]:

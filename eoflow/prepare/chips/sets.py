@@ -212,9 +212,20 @@ class ChipSet:
         inputs, quality, target, target_quality, labels = (torch.from_numpy(np.ascontiguousarray(r)) for r in rows_of)
         sample = Patches(
             inputs, quality, target, target_quality, labels.long(), torch.from_numpy(self.weights[at]),
-            torch.from_numpy(self.samples[at]),
+            torch.from_numpy(self.samples[at]), torch.from_numpy(self._days(at)),
         )  # fmt: skip
         return self._resized(sample)
+
+    def _days(self, at: Array) -> Array:
+        """(n, T + 1) float64, see Patches."""
+        out = np.full((at.size, self.loader.dates + 1), np.nan)
+        for row, number in zip(out, self.places.chip[self.samples[at]], strict=True):
+            chip = self.loader.chips[int(number)]
+            wanted = chip.dates[-1] if chip.target is None else chip.target
+            for k, date in [*enumerate(chip.dates), (-1, wanted)]:
+                if date.time is not None:
+                    row[k] = (date.time - np.datetime64(0, "ns")) / np.timedelta64(1, "D")
+        return out
 
     def _empty(self) -> tuple[Array, ...]:
         n = self.size or 1

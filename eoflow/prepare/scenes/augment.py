@@ -82,7 +82,8 @@ def dihedral(sample: Patches, rng: np.random.Generator) -> Patches:
 def shuffled_dates(sample: Patches, rng: np.random.Generator) -> Patches:
     """Input dates in another order (for networks that take a set of dates)."""
     order = rng.permutation(sample.inputs.shape[0]).tolist()
-    return sample._replace(inputs=sample.inputs[order], quality=sample.quality[order])
+    days = sample.days[[*order, len(order)]]
+    return sample._replace(inputs=sample.inputs[order], quality=sample.quality[order], days=days)
 
 
 # -- by name ------------------------------------------------------------------------------------------------------

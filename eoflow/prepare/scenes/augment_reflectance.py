@@ -37,9 +37,9 @@ def reflectance(
 ) -> Hook:
     """The hook, for reflectance in Sentinel-2's bands. ValueError for other units or bands.
 
-    gain, each: standard deviations of the logarithm of a factor on all bands and on each. haze: largest path reflectance
-    at 0.49 micrometres. silt: probability that the water carries more or less of it (and shows more in the near
-    infrared). noise: largest white noise. water: its number among the labels.
+    gain, each: standard deviations of the logarithm of a factor on all bands and on each. haze: largest path
+    reflectance at 0.49 micrometres. silt: probability that the water carries more or less of it (and shows more in the
+    near infrared). noise: largest white noise. water: its number among the labels.
     """
     n = context.normalizer
     unknown = [c for c in n.channels if c.upper() not in WAVELENGTH]

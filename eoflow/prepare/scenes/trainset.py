@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from eoflow.prepare.scenes.augment import Augment
 
 Array = np.ndarray[Any, np.dtype[Any]]
+DAY = np.timedelta64(1, "D")
 
 
 class Patches(NamedTuple):
@@ -48,6 +49,8 @@ class Patches(NamedTuple):
     target (B, C', p, p) float32 and target_quality (B, p, p): of the target date (all missing without one).
     labels (B, L, p, p) int64: class numbers, -1 none; L is 1 or 0, or 1 + T with the ground of each date.
     weight (B,) float32. number (B,) int64 in the index.
+    days (B, T + 1) float64: days since 1970 of each input date and, last, of the wanted one (the target, else the last
+    input); NaN where not known.
     """
 
     inputs: Tensor
@@ -57,6 +60,7 @@ class Patches(NamedTuple):
     labels: Tensor
     weight: Tensor
     number: Tensor
+    days: Tensor
 
 
 class PatchSet:
@@ -182,9 +186,16 @@ class PatchSet:
             torch.from_numpy(inputs.reshape(n, dates, *inputs.shape[1:])),
             torch.from_numpy(quality.reshape(n, dates, *quality.shape[1:])), torch.from_numpy(out_target),
             torch.from_numpy(target_quality), torch.from_numpy(labels), torch.from_numpy(self.weights[at]),
-            torch.from_numpy(self.samples[at]),
+            torch.from_numpy(self.samples[at]), torch.from_numpy(self._days(at)),
         )  # fmt: skip
         return self._resized(sample)
+
+    def _days(self, at: Array) -> Array:
+        """(n, T + 1) float64, see Patches."""
+        which = self.samples[at]
+        times, target = self.index.times[which], self.index.target[which]
+        wanted = np.where(np.isnat(target), times[:, -1], target)
+        return np.asarray((np.concatenate([times, wanted[:, None]], axis=1) - np.datetime64(0, "ns")) / DAY, np.float64)
 
     def _encoded(self, rows: Array, normalizer: BandNormalizer) -> tuple[Array, Array]:
         """Rows -> normalised (n, C, p, p) with 0 where nothing was seen, and their quality (n, p, p)."""

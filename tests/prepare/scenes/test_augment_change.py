@@ -31,7 +31,7 @@ def sample(dates=2, size=32, layers=1, seed=0):
         torch.from_numpy(gen.random((dates, 3, size, size), dtype=np.float32)),
         torch.full((dates, size, size), int(Quality.CLEAR), dtype=torch.uint8),
         torch.zeros((0, size, size)), torch.zeros((size, size), dtype=torch.uint8), labels, torch.tensor(1.0),
-        torch.tensor(0),
+        torch.tensor(0), torch.arange(dates + 1.0),
     )  # fmt: skip
 
 

@@ -37,7 +37,7 @@ def sample(dates=3, size=48, names=NAMES, mean=0.0, std=1.0):
     clear = torch.full((size, size), int(Quality.CLEAR), dtype=torch.uint8)
     return Patches(
         one.expand(dates, -1, -1, -1).clone(), clear.expand(dates, -1, -1).clone(), one.clone(), clear.clone(),
-        torch.zeros(0, size, size, dtype=torch.long), torch.tensor(1.0), torch.tensor(0),
+        torch.zeros(0, size, size, dtype=torch.long), torch.tensor(1.0), torch.tensor(0), torch.arange(dates + 1.0),
     )  # fmt: skip
 
 

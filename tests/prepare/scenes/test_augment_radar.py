@@ -33,7 +33,8 @@ def sample(unseen: bool = False) -> Patches:
     labels[0, :, : SIZE // 3] = 1
     labels[0, :, -5:] = -1
     none = torch.zeros(0, SIZE, SIZE)
-    return Patches(inputs, quality, none, quality[0], labels, torch.tensor(1.0), torch.tensor(3))
+    days = torch.zeros(len(inputs) + 1)
+    return Patches(inputs, quality, none, quality[0], labels, torch.tensor(1.0), torch.tensor(3), days)
 
 
 def change(hook, s: Patches, seed: int = 5) -> torch.Tensor:

@@ -288,7 +288,8 @@ def test_dates_may_be_shuffled():
     from eoflow.prepare.scenes.trainset import Patches
 
     t = torch.arange(3.0).reshape(3, 1, 1, 1)
-    sample = Patches(t, t[:, 0].to(torch.uint8), t[0], t[0, 0], t[0], torch.tensor(1.0), torch.tensor(0))
+    one, number = torch.tensor(1.0), torch.tensor(0)
+    sample = Patches(t, t[:, 0].to(torch.uint8), t[0], t[0, 0], t[0], one, number, torch.arange(4.0))
     out = shuffled_dates(sample, np.random.default_rng(1))
     assert sorted(out.inputs.ravel().tolist()) == [0, 1, 2]
     assert out.inputs.ravel().tolist() == out.quality.ravel().tolist()
