@@ -84,25 +84,44 @@ def tuned(
     }  # fmt: skip
 
 
-def counted(folder: Path, model: str, recipe: str) -> dict[str, tuple[float, float, float]]:
+def counted(folder: Path, model: str, recipe: str) -> dict[str, tuple[float, ...]]:
     """Pair -> pixels of change that were found, that were said, that are."""
     import torch
 
     from eoflow.checkpoint_images import ImageCheckpoint
     from eoflow.prepare.chips import open_chips
+    from eoflow.prepare.scenes.augment import spatial
+    from eoflow.quality import Quality
 
     found = ImageCheckpoint.from_pretrained(Path(model))
     samples = open_chips(folder, found.recipe, normalizer=found.normalizer)["all"]
-    out = {}
+    out: dict[str, tuple[float, ...]] = {}
     for k in range(len(samples)):
         sample = samples.batch([k])
+        there = (sample.quality[0] > int(Quality.MISSING)).any(0)  # a chip is filled up to the recipe's patch
+        height, width = int(there.any(1).sum()), int(there.any(0).sum())
+        sample = spatial(sample, lambda x, h=height, w=width: x[..., :h, :w])  # type: ignore[misc]
         images, usable = found.task.feed(sample)
         with torch.no_grad():
             said = found.model(images, usable)["logits"][:, 0].sigmoid() > found.recipe.threshold
         true, known = sample.labels[:, 0] == 1, sample.labels[:, 0] >= 0
         numbers = ((said & true & known).sum(), (said & known).sum(), true.sum())
-        out[str(samples.describe(k)["tile"])] = tuple(float(x) for x in numbers)
-    return out  # type: ignore[return-value]
+        name = str(samples.describe(k)["tile"])
+        before = out.get(name, (0.0, 0.0, 0.0))
+        out[name] = tuple(float(x) + y for x, y in zip(numbers, before, strict=True))
+    return out
+
+
+def begun(model: str, ws: Any) -> str:
+    """The folder of a checkpoint."""
+    from eoflow import checkpoint
+
+    if "/" in model or Path(model).is_dir():
+        return model
+    found = checkpoint.available(ws, model, "images")
+    if not found:
+        raise SystemExit(f"there is no trained '{model}'")
+    return str(found[0])
 
 
 def main() -> None:
@@ -120,9 +139,11 @@ def main() -> None:
     from eoflow.verify.image_run import verify_images
     from eoflow.workspace import Workspace
 
+    out: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as temporary:
         ws = Workspace(asked.workspace or temporary)
-        out: dict[str, Any] = {}
+        # A folder from here on: what is fine-tuned below goes by the same name, and would be found before it.
+        asked.model = begun(asked.model, ws)
         for folder in asked.folders:
             card = verify_images(None, asked.model, chips=folder, task="change-detection", split="all", workspace=ws)
             out[str(folder)] = scores(card)

@@ -74,7 +74,13 @@ class Setting:
         if classes:
             edges = torch.quantile(score, torch.linspace(0, 1, classes + 1)[1:-1])
             labels = torch.bucketize(score, edges)[:, None]
-        target = inputs.mean(1)[:, : len(patches.targets)]
+        target = inputs[:, 0, : len(patches.targets)] * 0.5 + 0.5
+        if getattr(registry.load("models", self.recipe.network.name), "any_dates", False):
+            # what only weighs dates: the same ground on each, and something bright that stands on it on one of them
+            ground, bright = inputs[:, :1], (inputs[:, -1:, :1] > 0.5) * 2.0
+            inputs = ground.repeat(1, dates, 1, 1, 1)
+            inputs[:, :1] += bright
+            target = ground[:, 0, : len(patches.targets)]
         clear = torch.full((batch, *size), 7, dtype=torch.uint8)
         days = torch.arange(dates + 1.0, dtype=torch.float64).expand(batch, -1)
         return Patches(inputs.masked_fill(unseen[:, :, None], 0.0), quality, target, clear, labels, torch.ones(batch),
@@ -144,6 +150,11 @@ def _run(model: ImageModel, images: Tensor, usable: Tensor | None) -> dict[str, 
 
     with torch.no_grad():
         return model.eval()(images, usable)  # type: ignore[no-any-return]
+
+
+def _dates(model: ImageModel, sample: Patches) -> tuple[Tensor, ...]:
+    """The days of the dates and the wanted one, for networks that ask for them."""
+    return (sample.days[:, :-1], sample.days[:, -1]) if getattr(model, "needs_times", False) else ()
 
 
 def _main(made: Setting, out: dict[str, Tensor]) -> Tensor:
@@ -236,14 +247,14 @@ def _no_parameters(made: Setting) -> None:
 def _alive(made: Setting) -> None:
     import torch
 
-    model = made.model().train()
-    images, usable = made.task.feed(made.sample(SIZES[0]))
+    model, sample = made.model().train(), made.sample(SIZES[0])
+    images, usable = made.task.feed(sample)
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-2)
     rng = torch.Generator().manual_seed(9)
     alive: set[str] = set()
     for _ in range(4):  # layers that start at zero pass gradients on from the next step
         optimizer.zero_grad()
-        out = model(images, usable)
+        out = model(images, usable, *_dates(model, sample))
         parts = [(x * torch.randn(x.shape, generator=rng)).mean() for x in out.values()]
         torch.autograd.backward(torch.stack(parts).sum())
         alive |= {k for k, p in model.named_parameters() if p.grad is not None and bool(p.grad.any())}
@@ -278,7 +289,8 @@ def _learnt(made: Setting, rate: float) -> tuple[float, float]:
     for step in range(steps):
         torch.manual_seed(step)
         optimizer.zero_grad()
-        loss = made.task.loss(made.recipe, made.normalizer, model(*made.task.feed(sample)), sample, 0.0)
+        outputs = model(*made.task.feed(sample), *_dates(model, sample))
+        loss = made.task.loss(made.recipe, made.normalizer, outputs, sample, 0.0)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()

@@ -25,7 +25,7 @@ def engine(model: Any, identity: str, stack: Stack, how: Input, plan: Plan) -> t
     """
     kind = settings().runtime
     small = plan.shape[0] * plan.shape[1] < LARGE
-    if model.closed_form or getattr(model, "needs_times", False) or (kind == "auto" and small):
+    if getattr(model, "closed_form", True) or getattr(model, "needs_times", False) or (kind == "auto" and small):
         return model, ""
     from eoflow.runtime import fast
 

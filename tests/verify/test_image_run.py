@@ -125,14 +125,15 @@ def test_degenerate_chips_give_a_finite_card(world, tmp_path):
 
 def test_change_against_the_label(tmp_path, workspace):
     changes(tmp_path / "c", 6)
-    card = eoflow.verify(chips=tmp_path / "c", task="change-detection", workspace=workspace)
+    card = eoflow.verify(models="ir-mad", chips=tmp_path / "c", task="change-detection", workspace=workspace)
     assert card.get("image-difference", "change", "f1").value > 0.95
     assert card.asked == []
 
 
 def test_cloud_series_by_date(tmp_path, workspace):
     series(tmp_path / "d", days=12, clear=(1, 4, 6, 9))
-    card = eoflow.verify(chips=tmp_path / "d", task="cloud-removal", workspace=workspace)
+    how = {"models": "nearest-clear", "chips": tmp_path / "d", "task": "cloud-removal", "workspace": workspace}
+    card = eoflow.verify(**how)
     assert card.header["group"] == "date"
     assert card.header["groups"] == 4
     nearest, hidden = (card.get("nearest-clear", "reflectance", f"psnr_{r}") for r in ("all", "hidden"))
@@ -140,7 +141,7 @@ def test_cloud_series_by_date(tmp_path, workspace):
     assert hidden is not None
     assert hidden.value < nearest.value
     assert 0 < card.get("nearest-clear", "reflectance", "said").value <= 1
-    more = eoflow.verify(chips=tmp_path / "d", task="cloud-removal", dates=9, workspace=workspace)
+    more = eoflow.verify(dates=9, **how)
     assert more.get("nearest-clear", "reflectance", "psnr_hidden") is None  # some date saw every pixel
     assert any("psnr_hidden of reflectance cannot be told" in n for n in more.header["notes"])
 
@@ -206,7 +207,8 @@ def sample_of(dates, height=20, width=24, channels=2, seed=0):
     quality = torch.full((1, dates, height, width), int(Quality.CLEAR), dtype=torch.uint8)
     empty = torch.zeros((1, 0, height, width))
     return Patches(torch.from_numpy(rng.random(shape).astype(np.float32)), quality, empty, quality[:, 0], empty.long(),
-                   torch.ones(1), torch.zeros(1, dtype=torch.long))  # fmt: skip
+                   torch.ones(1), torch.zeros(1, dtype=torch.long),
+                   torch.arange(dates + 1, dtype=torch.float64)[None])  # fmt: skip
 
 
 def test_dates_are_the_nearest_and_missing_ones_are_added(world):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import re
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -58,10 +57,10 @@ def _rows(place: Series, rows: Sequence[Mapping[str, str]], when: str, cloud: st
         date = days.get(day)
         if date is None or not np.isfinite(share):
             continue
-        tokens = Counter(re.split(r"[_\-. ]+", date.first.stem))
+        tokens = set(re.split(r"[_\-. ]+", date.first.stem))
         numbers = {k: v for k, v in row.items() if k not in (when, cloud) and v and re.fullmatch(r"\d+", v)}
         named = all(_beside(date.first.stem, k, v) is not False for k, v in numbers.items())
-        if named and not Counter(numbers.values()) - tokens and date.time is not None:
+        if named and tokens.issuperset(numbers.values()) and date.time is not None:
             out[date.time] = share
     return out
 

@@ -323,7 +323,7 @@ def test_input_target_and_mask_with_radar_in_front(tmp_path):
     ("change/inlpg", recipe("change-detection", ("red", "green", "blue")), 3, 2),
     ("s2_cloud/sen12mscr_pairs", recipe("cloud-removal", ("red",), ("red",)), 4, 3),
     ("s2_cloud/sen12mscr_s1s2_triplets", recipe("cloud-removal", ("red", "VV"), ("red",)), 1, 3),
-    ("s2_cloud/ts_ROIs2017_146_patch0", recipe("cloud-removal", ("red",), ("red",)), 6, 3),
+    ("s2_cloud/ts_ROIs2017_146_patch0", recipe("cloud-removal", ("red",), ("red",)), 7, 3),
 ])  # fmt: skip
 def test_real_folders(realdata, folder, wanted, chips, dates):
     whole = open_chips(realdata / folder, wanted)["all"].whole()
