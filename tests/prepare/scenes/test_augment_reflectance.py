@@ -31,7 +31,7 @@ def sample() -> Patches:
     labels = torch.zeros(1, 32, 32, dtype=torch.int64)
     labels[0, :, :10] = 1
     none = torch.zeros(0, 32, 32)
-    return Patches(inputs, quality, none, quality[0], labels, torch.tensor(1.0), torch.tensor(3))
+    return Patches(inputs, quality, none, quality[0], labels, torch.tensor(1.0), torch.tensor(3), torch.zeros(1))
 
 
 def change(seed: int = 1, **options) -> torch.Tensor:
