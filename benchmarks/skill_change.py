@@ -1,6 +1,6 @@
 """Skill of change detection on folders of labelled pairs (A/ B/ label/), beside the trivial methods.
 
-    python -m benchmarks.skill_change FOLDER ... [--model NAME|FOLDER] [--folds 5] [--steps 150] [--workspace DIR]
+    python -m benchmarks.skill_change FOLDER ... [--model NAME|FOLDER] [--folds 5] [--steps N] [--workspace DIR]
 
 Prints F1, IoU, precision and recall of the class change with 95 % intervals over pairs, for the model as it is and for
 image difference, change-vector analysis and IR-MAD, and the ratio of its F1 to the image difference's. With --folds,
@@ -61,7 +61,7 @@ def copied(folder: Path, names: list[str], to: Path, train: bool = False) -> Pat
 
 
 def tuned(
-    folder: Path, model: str, recipe: str, count: int, steps: int, ws: Any, overrides: list[str]
+    folder: Path, model: str, recipe: str, count: int, steps: int | None, ws: Any, overrides: list[str]
 ) -> dict[str, Any]:
     """All folds together: F1, IoU, precision, recall of the fine-tuned model over the pairs it did not see."""
     import eoflow
@@ -72,7 +72,7 @@ def tuned(
         for f, (train, test) in enumerate(folds(folder, count)):
             some = copied(folder, train, Path(temporary) / f"train-{f}", train=True)
             rest = copied(folder, test, Path(temporary) / f"test-{f}")
-            options = [f"training.steps={steps}", "training.warmup=0.1", "training.lr=3e-4", *overrides]
+            options = [*([f"training.steps={steps}"] if steps else []), *overrides]
             made = eoflow.train(recipe, chips=some, start=model, overrides=options, workspace=ws)
             tallied = counted(rest, str(made.folder), recipe)
             for name, (h, s, t) in tallied.items():
@@ -131,7 +131,7 @@ def main() -> None:
     parser.add_argument("--model", default="change-aerial")
     parser.add_argument("--recipe", default="change-aerial")
     parser.add_argument("--folds", type=int, default=0)
-    parser.add_argument("--steps", type=int, default=150)
+    parser.add_argument("--steps", type=int, help="of fine-tuning [the recipe's `tuning`]")
     parser.add_argument("--set", action="append", default=[], dest="overrides")
     parser.add_argument("--workspace")
     parser.add_argument("--json", action="store_true")

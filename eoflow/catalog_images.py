@@ -43,7 +43,23 @@ class ImageTraining(Model):
     gradient_clip: float = Field(default=1.0, gt=0)
     save_every: int = Field(default=100, ge=1, description="steps between two saved states")
     freeze: tuple[str, ...] = Field(default=(), description="parameters whose names begin so keep their values")
+    keep_statistics: bool = Field(default=False, description="batch norms keep the means and variances they have")
+    precision: Literal["float32", "bfloat16"] = Field(
+        default="float32", description="of the network's layers; weights, loss and optimiser stay in float32"
+    )
     seed: int = 0
+
+
+class ImageTuning(Model):
+    """What differs from `training` where weights of this recipe are tuned to a few chips of one's own (`--from`)."""
+
+    steps: int = Field(default=200, ge=1)
+    lr: float | None = Field(default=None, gt=0, description="None: a tenth of training.lr")
+    warmup: float = Field(default=0.1, ge=0, lt=1)
+    batch_size: int | None = Field(default=None, ge=1)
+    crop: int | None = Field(default=None, ge=8)
+    freeze: tuple[str, ...] = ()
+    keep_statistics: bool = Field(default=True, description="batch norms keep the means they have")
 
 
 class ImageGate(Model):
@@ -70,6 +86,7 @@ class ImageRecipe(Model):
     augment: tuple[AugmentRef, ...] = (AugmentRef(name="dihedral"),)
     loss: LossRef | None = Field(default=None, description="the task's own if left out")
     training: ImageTraining = ImageTraining()
+    tuning: ImageTuning = ImageTuning()
     threshold: float = Field(default=0.5, gt=0, lt=1, description="probability from which a pixel has class 1")
     baselines: tuple[str, ...] = Field(default=(), description="models beside it in every scorecard; the task's own")
     gate: ImageGate = ImageGate()
@@ -91,3 +108,9 @@ class ImageRecipe(Model):
     def trained_name(self) -> str:
         """What `--model` takes, and the folder of its checkpoints."""
         return self.model or self.name
+
+    def tuned(self) -> ImageRecipe:
+        """This recipe for a training that starts from its own weights: `tuning` replaces parts of `training`."""
+        said = {k: v for k, v in self.tuning.model_dump().items() if v is not None}
+        said.setdefault("lr", self.training.lr / 10)
+        return self.model_copy(update={"training": self.training.model_copy(update=said)})

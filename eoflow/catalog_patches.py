@@ -25,12 +25,14 @@ class LabelRecipe(Model):
     """A band of the cube that holds classes. Values outside `classes` (and its nodata) are IGNORE.
 
     ground: another band, whose values are the class of the ground on each date, for networks that also learn those: a
-    layer a date, behind the labels. Training on files (chips) goes without it.
+    layer a date, behind the labels. Training on files (chips) goes without it. ground_classes: their names, by number,
+    in the maps of a semantic change.
     """
 
     band: str
     classes: tuple[int, ...] = Field(default=(0, 1), min_length=2)
     ground: str | None = None
+    ground_classes: tuple[str, ...] = ()
 
     @field_validator("classes")
     @classmethod

@@ -14,7 +14,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import lightning as L
 import numpy as np
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from eoflow.prepare.trainset import TrainSet
 
 Report = Callable[[float, float, str], None]
+Precision = Literal["32-true", "bf16-mixed"]
 SEGMENT_STEPS = 200
 """Steps between two saves of the training state; a kill loses at most these."""
 
@@ -287,8 +288,9 @@ class Segments(L.LightningDataModule):
 
 
 def run_segments(
-    fitting: Stepped, segments: Segments, count: int, clip: float, state: Path, progress: Report | None
-) -> Any:
+    fitting: Stepped, segments: Segments, count: int, clip: float, state: Path, progress: Report | None,
+    precision: Precision = "32-true",
+) -> Any:  # fmt: skip
     """Train through `count` segments, from where `state`/last.ckpt leaves off if it is there; returns the model.
 
     Raises KeyboardInterrupt where a person stopped it.
@@ -302,7 +304,7 @@ def run_segments(
             max_epochs=count, accelerator="auto", devices="auto" if torch.cuda.is_available() else 1,
             gradient_clip_val=clip, reload_dataloaders_every_n_epochs=1, logger=False,
             enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
-            use_distributed_sampler=False, default_root_dir=str(state),
+            use_distributed_sampler=False, default_root_dir=str(state), precision=precision,
             callbacks=[_SaveState(saved), *([_Progress(progress)] if progress else [])],
         )  # fmt: skip
         trainer.fit(fitting, datamodule=segments, ckpt_path=str(saved) if saved.exists() else None, weights_only=True)

@@ -35,6 +35,7 @@ AHEAD = 3
 """Batches that wait in memory."""
 LOWEST_LR = 0.01
 """Of the peak learning rate, at the last step."""
+PRECISION: dict[str, fitting.Precision] = {"float32": "32-true", "bfloat16": "bf16-mixed"}
 
 
 class StepBatches(IterableDataset[Patches]):
@@ -106,6 +107,8 @@ class ImageFitting(fitting.Stepped):
         super().__init__(model, recipe.training.ema, recipe.training.seed)
         self.task, self.recipe, self.normalizer = task, recipe, normalizer
         self.frozen = freeze(model, recipe.training.freeze)
+        norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+        self.kept = norms if recipe.training.keep_statistics else []
 
     def training_step(self, batch: Patches, index: int) -> Tensor:
         """Loss of one batch."""
@@ -113,12 +116,14 @@ class ImageFitting(fitting.Stepped):
         progress = self.global_step / self.recipe.training.steps
         dated = getattr(self.model, "needs_times", False)
         outputs = self.model(images, usable, *((batch.days[:, :-1], batch.days[:, -1]) if dated else ()))
-        return self.checked(self.task.loss(self.recipe, self.normalizer, outputs, batch, progress))
+        outputs = {k: v.float() if isinstance(v, Tensor) else v for k, v in outputs.items()}
+        with torch.autocast(images.device.type, enabled=False):
+            return self.checked(self.task.loss(self.recipe, self.normalizer, outputs, batch, progress))
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """As in Stepped; frozen parts keep their running statistics too."""
         super().on_train_batch_start(batch, batch_idx)
-        for module in self.frozen:
+        for module in (*self.frozen, *self.kept):
             module.eval()
 
     def configure_optimizers(self) -> Any:
@@ -174,9 +179,11 @@ def fit_images(
         last = min((segment + 1) * every, training.steps)
         return StepBatches(data, augment, training, segment * every, last, rank, ranks)
 
-    fitting_ = ImageFitting(model, task, recipe, data.normalizer)
+    # Channels side by side in memory: convolutions on a CPU train up to half faster.
+    fitting_ = ImageFitting(model.to(memory_format=torch.channels_last), task, recipe, data.normalizer)
     segments = math.ceil(training.steps / every)
     fitted: ImageModel = fitting.run_segments(
-        fitting_, fitting.Segments(batches), segments, training.gradient_clip, state, progress
-    )
-    return fitted.requires_grad_(True)
+        fitting_, fitting.Segments(batches), segments, training.gradient_clip, state, progress,
+        PRECISION[training.precision],
+    )  # fmt: skip
+    return fitted.to(memory_format=torch.contiguous_format).requires_grad_(True)

@@ -71,11 +71,14 @@ def train(
 
     train_period: `START/END`, holds training and validation; nothing outside it is touched. overrides: `key=value` on
     the recipe. like: the periods of another checkpoint instead. resume: an interrupted run is continued anyway; with
-    True its absence is an error. start, chips: of recipes of images, see eoflow.train_images.
+    True its absence is an error. start, chips: of recipes of images, see
+    eoflow.train_images; with `start` the recipe's `tuning` stands in place of what it says of training.
     Raises BadInput for an unknown recipe, dataset, key or a period too short; Failure for a diverging loss.
     """
     ws = Workspace.of(workspace)
     named = recipe if isinstance(recipe, Recipe | ImageRecipe) else catalog.recipe(recipe, ws)
+    if start is not None and isinstance(named, ImageRecipe):
+        named = named.tuned()
     rec = catalog.apply_overrides(named, list(overrides))
     if isinstance(rec, ImageRecipe):
         from eoflow.train_images import train_images

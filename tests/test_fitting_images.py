@@ -128,6 +128,27 @@ def test_frozen_parts_keep_weights_and_statistics(tmp_path):
     assert not all(torch.equal(before[k], after[k]) for k in before if k not in frozen)
 
 
+def test_kept_statistics_stay_while_weights_learn(tmp_path):
+    one = made(SiameseUNet, keep_statistics=True)
+    before, after = one.model().state_dict(), run(one, tmp_path).state_dict()
+    statistics = [k for k in before if "running_" in k]
+    assert statistics
+    assert all(torch.equal(before[k], after[k]) for k in statistics)
+    assert not torch.equal(before["encoder.0.0.weight"], after["encoder.0.0.weight"])
+
+
+def test_bfloat16_is_a_rounding_of_the_same_training(tmp_path):
+    one, coarse = made(), made(precision="bfloat16")
+    exact, rounded = run(one, tmp_path / "exact"), run(coarse, tmp_path / "rounded")
+    assert not same(exact, rounded)
+    assert same(rounded, run(coarse, tmp_path / "again"))
+    assert all(p.dtype == torch.float32 and p.is_contiguous() for p in rounded.parameters())
+    batch = Made(one).batch(range(10))
+    with torch.no_grad():
+        a, b, new = (m.eval()(*one.task.feed(batch))["logits"] for m in (exact, rounded, one.model()))
+    assert float((a - b).abs().mean()) < 0.3 * float((a - new).abs().mean())
+
+
 def test_what_cannot_be_frozen_is_said():
     model = made().model()
     with pytest.raises(BadInput, match=r"'encodr\.'.*did you mean 'encoder\.'"):

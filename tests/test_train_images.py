@@ -14,7 +14,7 @@ import waters
 from commandline import CommandLine
 
 import eoflow
-from eoflow import checkpoint
+from eoflow import catalog, checkpoint
 from eoflow.checkpoint_images import ImageCheckpoint
 from eoflow.errors import BadInput
 from eoflow.workspace import Workspace
@@ -108,6 +108,14 @@ def test_fine_tuning_keeps_the_normaliser_and_what_is_frozen(world, tmp_path):
     same = {k for k in mine if np.array_equal(mine[k], theirs[k])}
     assert {k for k in mine if k.startswith("encoder.")} <= same
     assert any(k.startswith("decoder.") for k in mine.keys() - same)
+
+
+def test_without_a_word_fine_tuning_is_gentler_than_training():
+    recipe = catalog.recipe("unet")
+    tuned = recipe.tuned().training
+    assert tuned.lr == pytest.approx(recipe.training.lr / 10)
+    assert (tuned.steps, tuned.keep_statistics, tuned.batch_size) == (200, True, recipe.training.batch_size)
+    assert recipe.tuned().network == recipe.network
 
 
 @pytest.mark.parametrize(

@@ -142,6 +142,7 @@ class ChangeStar(ImageModel):
             self.head = OneByD(features, depth)
         self.change = nn.Conv2d(depth, signature.outputs, 1)
         self.semantic = nn.Conv2d(features, classes, 1) if classes else None
+        self.ground = classes
         wide = convolutions + 3 * difference_blocks if self.ordered else 1
         # After the encoder's radius: the head's kernels, the enlargement, and the places' own pixels.
         self.halo = self.encoder.radius + self.encoder.stride * (wide + 2)

@@ -46,6 +46,7 @@ class ImageModel(nn.Module):
         usable (B, T, H, W) bool: where the surface was seen; None: everywhere
         returns, all of size (H, W), whatever H and W are (padding is the model's business):
             segmentation, change: `logits` (B, K, H, W)
+            change, if `ground` is not 0: `before` and `after` (B, ground, H, W), logits of the classes of both dates
             cloud removal: `image` (B, C_out, H, W), and `log_variance` of the same shape if it tells its uncertainty
             further names for auxiliary heads, in training only
 
@@ -56,6 +57,8 @@ class ImageModel(nn.Module):
 
     halo: int = 0
     multiple: int = 1
+    ground: int = 0
+    """Channels of the heads for the classes of both dates (1: one logit of two classes), of change networks."""
     closed_form: bool = False
     """True for a model that needs no gradient descent."""
 

@@ -1,20 +1,24 @@
 """Change detection: two dates of one place in, before and after, and where it changed out.
 
 Labels: the first layer says what changed. A sample may carry two more, the classes of the ground before and after;
-networks with semantic heads (`before`, `after`) learn from them.
+networks with semantic heads (`before`, `after`) learn from them, and their maps say from which class to which it went.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import torch
 from torch import Tensor
 
 from eoflow.errors import BadInput
-from eoflow.tasks.images import CLASS_LOSSES, IGNORE, ClassTask
+from eoflow.tasks.base import LayerSpec
+from eoflow.tasks.images import CLASS_LOSSES, IGNORE, NODATA, ClassTask
 
 if TYPE_CHECKING:
     from eoflow.catalog_images import ImageRecipe
+    from eoflow.checkpoint_images import ImageCheckpoint
     from eoflow.prepare.scenes.normalize import BandNormalizer
     from eoflow.prepare.scenes.trainset import Patches
 
@@ -52,3 +56,48 @@ class ChangeDetectionTask(ClassTask):
                 classes = sample.labels[:, 1 + i].masked_fill(~usable[:, i], IGNORE)
                 total = total + cross_entropy(outputs[name], classes, progress)
         return total
+
+    def layers(self, checkpoint: ImageCheckpoint) -> tuple[LayerSpec, ...]:
+        """As of other classes; of a network with semantic heads also `before` and `after`, the classes of both dates."""
+        layers = super().layers(checkpoint)
+        names = ground_names(checkpoint)
+        if not names:
+            return layers
+        attrs = {"flag_values": list(range(len(names))), "flag_meanings": " ".join(names)}
+        return *layers, *(
+            LayerSpec(name, "uint8", NODATA, {"long_name": f"class {name} the change by {checkpoint.name}", **attrs})
+            for name in SEMANTIC
+        )
+
+    def decode(self, checkpoint: ImageCheckpoint, outputs: Any, usable: Any) -> Any:
+        """As of other classes; the classes before and after are the pair that is likeliest together with the change."""
+        from eoflow.models.changestar import joint_classes
+
+        layers = super().decode(checkpoint, outputs, usable)
+        if not ground_names(checkpoint):
+            return layers
+        change = torch.from_numpy(np.nan_to_num(layers["probability"]))
+        pairs = joint_classes(*(_chances(outputs[name]) for name in SEMANTIC), change)
+        known = layers["class"] != NODATA
+        return layers | {n: np.where(known, c.numpy(), NODATA).astype(np.uint8)
+                         for n, c in zip(SEMANTIC, pairs, strict=True)}  # fmt: skip
+
+
+def ground_names(checkpoint: ImageCheckpoint) -> tuple[str, ...]:
+    """Names of the classes of the ground that a change model tells of both dates; () if it does not."""
+    labels, heads = checkpoint.recipe.patches.labels, int(getattr(checkpoint.model, "ground", 0))
+    if labels is None or labels.ground is None or not heads:
+        return ()
+    count = max(2, heads)
+    if len(labels.ground_classes) == count:
+        return tuple(n.replace(" ", "_") for n in labels.ground_classes)
+    return ("other", labels.ground) if heads == 1 else tuple(f"class_{i}" for i in range(count))
+
+
+def _chances(logits: Any) -> Tensor:
+    """Logits (K, h, w) -> probabilities of the classes (1, max(K, 2), h, w)."""
+    x = torch.as_tensor(np.asarray(logits)).float()
+    if len(x) == 1:
+        one = x.sigmoid()
+        return torch.cat([1 - one, one])[None]
+    return x.softmax(0)[None]

@@ -170,3 +170,39 @@ def test_change_needs_two_dates():
     three = recipe.patches.model_copy(update={"dates": 3, "pick": "consecutive"})
     with pytest.raises(BadInput, match="between two dates"):
         setting(UNet, recipe, "unet").task.signature(recipe.model_copy(update={"patches": three}))
+
+
+@pytest.mark.parametrize("classes", [1, 3])
+def test_a_semantic_change_says_from_what_to_what(classes):
+    recipe = catalog.recipe("changestar")
+    labels = recipe.patches.labels.model_copy(update={"ground": "cover"})
+    if classes == 3:
+        labels = labels.model_copy(update={"ground_classes": ("water", "forest", "town")})
+    patches = recipe.patches.model_copy(update={"labels": labels})
+    network = recipe.network.model_copy(update={"options": {**recipe.network.options, "classes": classes}})
+    one = setting(ChangeStar, recipe.model_copy(update={"patches": patches, "network": network}), "changestar")
+    found = ImageCheckpoint(one.recipe, one.task.signature(one.recipe), one.schema, one.normalizer, None, one.model())
+    layers = {layer.name: layer for layer in one.task.layers(found)}
+    assert list(layers) == ["class", "probability", "before", "after"]
+    assert layers["after"].attrs["flag_meanings"] == ("other cover" if classes == 1 else "water forest town")
+    assert layers["after"].attrs["flag_values"] == [0, 1] if classes == 1 else [0, 1, 2]
+
+    count = max(2, classes)
+    truth = torch.arange(count * count).reshape(count, count)  # every pair of classes has a pixel
+    before, after = truth // count, truth % count
+    outputs = {"before": one_hot(before[None], count)[0], "after": one_hot(after[None], count)[0],
+               "logits": torch.where(before == after, -5.0, 5.0)[None]}  # fmt: skip
+    usable = np.ones((2, count, count), bool)
+    usable[1, 0, 1] = False
+    got = one.task.decode(found, {k: v.numpy() for k, v in outputs.items()}, usable)
+    for name, expected in (("before", before), ("after", after), ("class", (before != after).long())):
+        value = expected.numpy().copy()
+        value[0, 1] = 255
+        np.testing.assert_array_equal(got[name][0], value)
+        assert got[name].dtype == np.uint8
+    plain = made_change_without_ground()
+    assert [layer.name for layer in plain.task.layers(checkpoint(plain))] == ["class", "probability"]
+
+
+def made_change_without_ground():
+    return setting(ChangeStar, catalog.recipe("changestar"), "changestar")
