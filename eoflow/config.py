@@ -24,7 +24,7 @@ class Settings(BaseSettings):
     s3_allow_http: bool = Field(default=False, description="allow plain http to the endpoint (tests, local services)")
     s3_anonymous: bool = Field(default=False, description="read public buckets without credentials")
     retries: int = Field(default=4, ge=0, description="tries again after a transient fetch error")
-    runtime: Literal["auto", "eager", "onnx", "int8"] = Field(
+    runtime: Literal["auto", "eager", "onnx", "int8", "bf16"] = Field(
         default="auto", description="what runs image networks: auto is ONNX Runtime on large scenes where installed"
     )
     memory_mb: int = Field(default=1024, ge=64, description="memory that one batch of work may use, in MiB")

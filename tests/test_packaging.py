@@ -193,18 +193,27 @@ def outside(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return target
 
 
-def eoflow_cli(outside: Path, *argv: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+COMMANDS = """
+import json, sys
+from eoflow.cli import main
+for argv in json.loads(sys.argv[1]):
+    if main(argv):
+        sys.exit(f"failed: {argv}")
+"""
+
+
+def eoflow_cli(outside: Path, *commands: list[str], cwd: Path) -> str:
+    """The commands one after the other in a process that has the outside package; returns what they printed."""
     env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(outside), str(REPO)]), "OMP_NUM_THREADS": "1"}
-    code = "import sys; from eoflow.cli import main; sys.exit(main())"
-    return subprocess.run(
-        [sys.executable, "-c", code, *argv], cwd=cwd, env=env, capture_output=True, text=True, timeout=300
-    )
+    call = [sys.executable, "-c", COMMANDS, json.dumps(commands)]
+    done = subprocess.run(call, cwd=cwd, env=env, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
 
 
 def test_outside_model_passes_the_contract(outside: Path, tmp_path: Path):
-    for target in ("outside_pkg:DampedDrift", "damped-drift", "outside_images:SmallNet", "small-net"):
-        done = eoflow_cli(outside, "models", "check", target, cwd=tmp_path)
-        assert done.returncode == 0, done.stdout + done.stderr
+    targets = ("outside_pkg:DampedDrift", "damped-drift", "outside_images:SmallNet", "small-net")
+    eoflow_cli(outside, *(["models", "check", target] for target in targets), cwd=tmp_path)
 
 
 def test_outside_source_and_metric_pass_the_contract(outside: Path, tmp_path: Path):
@@ -244,17 +253,16 @@ def test_outside_package_is_used_end_to_end(outside: Path, tmp_path: Path):
     (catalogs / "datasets" / "wave.yaml").write_text(yaml.safe_dump(entry))
     (catalogs / "models" / "drift.yaml").write_text(yaml.safe_dump(recipe))
     inits = ["--init", "2020-04-10/2020-04-25", "--every", "1d"]
-    for argv in (
-        ["ingest", "wave"],
-        ["train", "drift", "--dataset", "wave", "--train-period", "2020-01-01/2020-02-29"],
-        ["forecast", "--lead", "2d", "--dataset", "wave", "--model", "drift", *inits],
-    ):
-        done = eoflow_cli(outside, "--workspace", "ws", *argv, cwd=tmp_path)
-        assert done.returncode == 0, f"{argv}: {done.stdout}{done.stderr}"
     verify = ["--workspace", "ws", "--json", "verify", "--dataset", "wave", "--model", "drift"]
-    done = eoflow_cli(outside, *verify, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    rows = json.loads(done.stdout)
+    said = eoflow_cli(
+        outside,
+        ["--workspace", "ws", "--quiet", "ingest", "wave"],
+        ["--workspace", "ws", "--quiet", "train", "drift", "--dataset", "wave",
+         "--train-period", "2020-01-01/2020-02-29"],
+        ["--workspace", "ws", "--quiet", "forecast", "--lead", "2d", "--dataset", "wave", "--model", "drift", *inits],
+        verify, cwd=tmp_path,
+    )  # fmt: skip
+    rows = json.loads(said[said.index("[") :])
     worst = {(r["model"], r["lead_hours"]): r["value"] for r in rows if r["metric"] == "worst"}
     rmse = {(r["model"], r["lead_hours"]): r["value"] for r in rows if r["metric"] == "rmse"}
     assert worst[("drift", 24)] > rmse[("drift", 24)] > 0
@@ -288,20 +296,19 @@ def test_outside_network_is_used_end_to_end(outside: Path, tmp_path: Path):
         "classes": ["land", "water"], "training": {"steps": 80, "batch_size": 2, "lr": 0.02},
     }  # fmt: skip
     (recipes / "puddles.yaml").write_text(yaml.safe_dump(recipe))
-    for argv in (
-        ["train", "puddles", "--chips", str(chips)],
-        ["flood", str(chips / "Alpha_1_S1Hand.tif"), "--model", "puddles", "--out", "maps"],
-    ):
-        done = eoflow_cli(outside, "--workspace", "ws", *argv, cwd=tmp_path)
-        assert done.returncode == 0, f"{argv}: {done.stdout}{done.stderr}"
+    in_ws = ["--workspace", "ws", "--quiet"]
+    verify = ["--workspace", "ws", "--json", "verify", "--chips", str(chips), "--task", "segmentation"]
+    said = eoflow_cli(
+        outside,
+        [*in_ws, "train", "puddles", "--chips", str(chips)],
+        [*in_ws, "flood", str(chips / "Alpha_1_S1Hand.tif"), "--model", "puddles", "--out", "maps"],
+        [*verify, "--model", "puddles"], cwd=tmp_path,
+    )  # fmt: skip
     with rasterio.open(tmp_path / "maps" / "Alpha_1_S1Hand.tif") as made, \
          rasterio.open(chips / "Alpha_1_LabelHand.tif") as truth:  # fmt: skip
         water, lake = made.read(1) == 1, truth.read(1) == 1
     assert (water & lake).sum() / (water | lake).sum() > 0.8
-    verify = ["--workspace", "ws", "--json", "verify", "--chips", str(chips), "--task", "segmentation"]
-    done = eoflow_cli(outside, *verify, "--model", "puddles", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    rows = json.loads(done.stdout)
+    rows = json.loads(said[said.index("[") :])
     score = {(r["model"], r["metric"]): r["value"] for r in rows}
     assert score[("puddles", "overlooked")] == pytest.approx(1 - score[("puddles", "recall")], abs=1e-6)
     assert score[("puddles", "iou")] > 0.8

@@ -210,6 +210,28 @@ def test_int8_says_what_it_costs(onnx):
         fast(model, kind="int8")
 
 
+def test_bfloat16_says_what_it_costs():
+    if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        pytest.skip("this processor does not multiply in bfloat16")
+    model = seasoned("unet")
+    windows = [window(model.signature, (32, 32), 1, seed) for seed in range(3)]
+    quick = fast(model, kind="bf16", calibration=windows)
+    loss = quick.loss["logits"]
+    assert 0 < loss["mean"] <= loss["max"] < 0.1
+    images, usable = window(model.signature, (16, 48), 2, 99)
+    found, wanted = quick(images, usable)["logits"], plain(model, images, usable)["logits"]
+    assert found.dtype == torch.float32
+    assert 0 < float((found - wanted).abs().max()) < 0.1 * float(wanted.abs().max())
+    assert torch.equal(pickle.loads(pickle.dumps(quick))(images, usable)["logits"], found)
+    assert fast(model, kind="bf16").loss == {}
+
+
+def test_bfloat16_is_refused_where_it_would_be_slower(monkeypatch):
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: False)
+    with pytest.raises(BadInput, match="does not multiply in bfloat16"):
+        fast(seasoned("unet"), kind="bf16")
+
+
 def test_without_the_extra(monkeypatch):
     monkeypatch.setattr(runtime, "find_spec", lambda name: None)
     model = seasoned("siamese-unet")

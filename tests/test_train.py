@@ -124,7 +124,7 @@ def test_a_checkpoint_of_another_grid_is_refused(trained, tmp_path, workspace):
 def test_killed_at_any_moment_training_ends_with_the_same_weights(trained, trained_copy):
     """SIGKILL after the first lines of progress, then the same command: the weights of the undisturbed run."""
     shutil.rmtree(trained_copy.path("checkpoints"))
-    overrides = [x for o in [*SMALL_NET, "training.epochs=30"] for x in ("--set", o)]
+    overrides = [x for o in [*SMALL_NET, "training.epochs=12"] for x in ("--set", o)]
     script = (
         "import eoflow, sys, eoflow.fitting as f; f.SEGMENT_STEPS = 40\n"
         "from dataclasses import replace\n"
@@ -135,17 +135,17 @@ def test_killed_at_any_moment_training_ends_with_the_same_weights(trained, train
         "print('done', flush=True)\n"
     )
     cut = 0
-    for stop_after in (30, 90, 200):
+    for stop_after in (30, 90):
         process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
         for line in process.stdout:
             at = re.match(r"(\d+) (\d+)", line)
-            if at and int(at[2]) > 300 and int(at[1]) >= stop_after:
+            if at and int(at[2]) > 100 and int(at[1]) >= stop_after:
                 process.kill()
                 cut += 1
                 break
         process.wait()
         assert folder_of(trained_copy) is None
-    assert cut == 3
+    assert cut == 2
     subprocess.run([sys.executable, "-c", script], check=True, capture_output=True)
     interrupted = Checkpoint.from_pretrained(folder_of(trained_copy)).hash
     fresh = Workspace(str(trained_copy.root) + "-fresh")

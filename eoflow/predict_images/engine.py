@@ -1,4 +1,4 @@
-"""What runs a network: plain torch on a small scene, the fast runtime on a large one, 8 bits where asked for."""
+"""What runs a network: plain torch on a small scene, the fast runtime on a large one, fewer bits where asked for."""
 
 from __future__ import annotations
 
@@ -14,13 +14,14 @@ from eoflow.windows import Input, Plan, load
 LARGE = 4_000_000
 """Pixels of a scene from which preparing the fast runtime takes less time than it saves."""
 CALIBRATION = 32
-"""Windows of the scene that 8-bit convolutions are calibrated on."""
+"""Windows of the scene that 8-bit convolutions are calibrated on, and that the loss of fewer bits is measured on."""
+FEWER = {"int8": "8-bit convolutions", "bf16": "bfloat16 layers"}
 
 
 def engine(model: Any, identity: str, stack: Stack, how: Input, plan: Plan) -> tuple[Any, str]:
     """(what is called like the model, a sentence about what it loses, or "").
 
-    By the setting `runtime` (EOFLOW_RUNTIME): auto, eager, onnx or int8. Models without weights and those that ask for
+    By the setting `runtime` (EOFLOW_RUNTIME): auto, eager, onnx, int8 or bf16. Models without weights and those that ask for
     the times of their dates run as they are. Raises BadInput for a runtime that is not installed.
     """
     kind = settings().runtime
@@ -29,21 +30,21 @@ def engine(model: Any, identity: str, stack: Stack, how: Input, plan: Plan) -> t
         return model, ""
     from eoflow.runtime import fast
 
-    if kind != "int8":
+    if kind not in FEWER:
         return fast(model, kind=kind, identity=identity), ""
     windows = _windows(stack, how, plan)
     if not windows:  # nothing in the scene: whatever runs will say so
         return model, ""
-    quick = fast(model, kind="int8", identity=identity, calibration=windows)
+    quick = fast(model, kind=kind, identity=identity, calibration=windows)
     lost = "; ".join(
         f"{name}: mean {loss['mean']:.4f}, largest {loss['max']:.3f}" for name, loss in quick.loss.items()
     )
-    return quick, f"8-bit convolutions. Difference from 32 bits on {CALIBRATION} windows of the scene at most: {lost}."
+    return quick, f"{FEWER[kind]}. Difference from 32 bits on {CALIBRATION} windows of the scene at most: {lost}."
 
 
-def exact() -> bool:
-    """Whether the numbers are those of 32 bits, to 1e-4: what is made with 8 bits is another product."""
-    return settings().runtime != "int8"
+def fewer_bits() -> list[str]:
+    """The runtime's name where its numbers are not those of 32 bits to 1e-4: what it makes is another product."""
+    return [settings().runtime] if settings().runtime in FEWER else []
 
 
 def _windows(stack: Stack, how: Input, plan: Plan) -> list[tuple[torch.Tensor, torch.Tensor]]:

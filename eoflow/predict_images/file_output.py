@@ -17,7 +17,7 @@ from eoflow.export.cog import CogBand, write_cog
 from eoflow.predict_images import dates as when
 from eoflow.predict_images import permanent as water
 from eoflow.predict_images import store as st
-from eoflow.predict_images.engine import exact
+from eoflow.predict_images.engine import fewer_bits
 from eoflow.predict_images.file_frames import FileFrames
 from eoflow.predict_images.permanent import Reference
 from eoflow.predict_images.report import ProductReport, remark
@@ -150,7 +150,7 @@ def _identity(part: Part) -> str:
             stat = Path(band.href).stat()
             files.append([band.href, band.index, stat.st_size, stat.st_mtime_ns])
         files.append([s.model_dump(mode="json") for s in shot.specs])
-    said = [files, part.checkpoint.hash, part.checkpoint.name, str(part.picture.want), part.keep, exact()]
+    said = [files, part.checkpoint.hash, part.checkpoint.name, str(part.picture.want), part.keep, fewer_bits()]
     return hashlib.blake2b(json.dumps(said, default=str).encode(), digest_size=16).hexdigest()
 
 

@@ -22,7 +22,7 @@ from eoflow.ingest.workers import client
 from eoflow.predict_images import dates as when
 from eoflow.predict_images import store
 from eoflow.predict_images.asked import Asked, Part
-from eoflow.predict_images.engine import exact
+from eoflow.predict_images.engine import fewer_bits
 from eoflow.predict_images.permanent import Reference
 from eoflow.predict_images.report import ProductReport
 from eoflow.predict_images.stack import CubeFrames, Progress
@@ -190,7 +190,7 @@ def _identity(
         file = [hashlib.sha256(Path(reference.path).read_bytes()).hexdigest(), reference.above]
     said: list[Any] = [
         FORMAT, task, cube.name, checkpoint.name, checkpoint.hash, [b.model_dump(mode="json") for b in specs],
-        str(asked.area), asked.keep, [z.hash for z in zones], file, *([] if exact() else ["int8"]),
+        str(asked.area), asked.keep, [z.hash for z in zones], file, *fewer_bits(),
     ]  # fmt: skip
     for p in parts:
         for wants in (p.wants, p.earlier):

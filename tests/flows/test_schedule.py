@@ -1,4 +1,7 @@
-"""`eoflow up` with a real Prefect server: schedules fire, the forecast cube grows, Ctrl-C ends it all."""
+"""`eoflow up` with a real Prefect server: schedules fire, the cubes grow, their products follow, Ctrl-C ends it all.
+
+Every run is a process that imports everything: the three datasets grow side by side, and rest when they have grown.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +40,7 @@ from eoflow.workspace import Workspace
 if __name__ == "__main__":
     never = "0 0 1 1 *"
     up(Workspace(sys.argv[1]), port=0, lead="1d", model="persistence",
-       schedules={"ingest": "16s", "forecast": "19s", "composite": "29s", "flood": "23s", "verify": never,
+       schedules={"ingest": "24s", "forecast": "27s", "composite": "31s", "flood": "29s", "verify": never,
                   "train": never, "backfill": never, "prepare": never}, datasets=["tiny", "land", "river"])
 """
 
@@ -52,12 +55,12 @@ class House:
     incoming: Path
     log: Path
 
-    def ask(self, path: str, body: dict[str, Any] | None = None) -> Any:
+    def ask(self, path: str, body: dict[str, Any] | None = None, read: bool = True) -> Any:
         request = urllib.request.Request(
             self.api + path, data=json.dumps(body or {}).encode(), headers={"Content-Type": "application/json"}
         )
         with urllib.request.urlopen(request, timeout=30) as answer:
-            return json.load(answer)
+            return json.load(answer) if read else None
 
     def wait(self, what: str, ready: Callable[[], Any]) -> Any:
         """Poll until `ready()` is true; fail with the log at the deadline."""
@@ -180,65 +183,99 @@ def latest(workspace: Workspace) -> xr.Dataset | None:
     return xr.open_zarr(where, decode_timedelta=True) if where.exists() else None
 
 
-def test_schedules_fire_and_the_cube_grows(house: House):
-    from eoflow.products import ForecastCube
+def days_of(workspace: Workspace, name: str) -> list[str]:
+    """The dates of a scene cube, () before it is there."""
+    from eoflow.cube import Cube
+    from eoflow.holdings import kind_of
+
+    if kind_of(workspace, name) is None:
+        return []
+    cube = Cube.load(workspace, name)
+    return [str(t)[:10] for tile in cube.tiles() for t in cube.times(tile)]
+
+
+def composites(workspace: Workspace) -> list[Path]:
+    """Composites that hold the second scene."""
+    return sorted(workspace.path("products", "composite", "land").glob("median-*20200110*.zarr"))
+
+
+def water(workspace: Workspace) -> dict[str, int]:
+    """Day -> pixels of water in the maps of it."""
+    found = {}
+    for path in workspace.path("products", "flood", "river").glob("*/*.zarr"):
+        for _, group in zarr.open_group(str(path), mode="r")["tiles"].groups():
+            made = xr.open_zarr(path, group=group.path)
+            for day in made["time"].values:
+                found[str(day)[:10]] = int(np.isin(made["class"].sel(time=day).values, (1, 2)).sum())
+    return found
+
+
+@pytest.fixture(scope="module")
+def grown(house: House) -> dict[str, Any]:
+    """First files, what the schedules made of them, and later files, and what they made of those."""
 
     def published(init: np.datetime64) -> bool:
         run = latest(house.workspace)
         return run is not None and run["init_time"].values.max() == init
 
-    end = deliver(house.incoming, "2020-01-01", 5)
-    house.wait("no forecast appeared", lambda: published(end))
-    later = deliver(house.incoming, "2020-01-06", 2)
-    house.wait("the forecast did not move on", lambda: published(later))
+    first = deliver(house.incoming, "2020-01-01", 5)
+    house.wait("no forecast appeared", lambda: published(first))
+    house.wait("no scene was ingested", lambda: days_of(house.workspace, "land") == ["2020-01-05"])
+    house.wait("no water was mapped", lambda: "2020-01-05" in water(house.workspace))
+    second = deliver(house.incoming, "2020-01-06", 2)
+    deliver_scene(house.incoming, "2020-01-10")
+    deliver_radar(house.incoming, "2020-01-09")
+    house.wait("the forecast did not move on", lambda: published(second))
+    house.wait("the cube did not grow", lambda: days_of(house.workspace, "land") == ["2020-01-05", "2020-01-10"])
+    house.wait("no composite of both days appeared", lambda: composites(house.workspace))
+    house.wait("the new scene was not mapped", lambda: "2020-01-09" in water(house.workspace))
+    for d in house.ask("/deployments/filter"):  # a run makes its report last
+        house.ask(f"/deployments/{d['id']}/pause_deployment", read=False)
+    return {"inits": {first, second}, "last": second}
+
+
+def test_deployments_are_limited_and_scheduled(house: House):
+    names = ["land"] * len(SCENES) + ["river"] * (len(SCENES) + 1) + ["tiny"] * len(FIELDS)
+
+    def all_served() -> list[dict[str, Any]]:
+        found = house.ask("/deployments/filter")
+        return found if len(found) == len(names) else []
+
+    served = house.wait("not all is served", all_served)
+    assert sorted(d["name"] for d in served) == names
+    for d in served:
+        assert d["parameters"]["workspace"] == house.workspace.root
+        assert d["global_concurrency_limit"]["limit"] == 1
+        assert [s["active"] for s in d["schedules"]] == [True]
+
+
+def test_schedules_fire_and_the_cube_grows(house: House, grown: dict[str, Any]):
+    from eoflow.products import ForecastCube
+
     run = latest(house.workspace)
-    assert run["valid_time"].values.max() == later + np.timedelta64(1, "D")
+    assert run["valid_time"].values.max() == grown["last"] + np.timedelta64(1, "D")
     assert "msl" in run
     cube = ForecastCube(house.workspace, "tiny", "persistence").open()
-    assert {end, later} <= set(cube["init_time"].values)
+    assert grown["inits"] <= set(cube["init_time"].values)
 
 
-def test_the_scene_cube_grows_and_is_composited(house: House):
+def test_the_scene_cube_is_composited(house: House, grown: dict[str, Any]):
     from eoflow.cube import Cube
-    from eoflow.holdings import kind_of
 
-    def days() -> list[str]:
-        if kind_of(house.workspace, "land") is None:
-            return []
-        cube = Cube.load(house.workspace, "land")
-        return [str(t)[:10] for tile in cube.tiles() for t in cube.times(tile)]
-
-    house.wait("no scene was ingested", lambda: days() == ["2020-01-05"])
-    deliver_scene(house.incoming, "2020-01-10")
-    house.wait("the cube did not grow", lambda: days() == ["2020-01-05", "2020-01-10"])
-
-    def composites() -> list[Path]:
-        return sorted(house.workspace.path("products", "composite", "land").glob("median-*20200110*.zarr"))
-
-    (made,) = house.wait("no composite of both days appeared", composites)
+    (made,) = composites(house.workspace)
     tile = Cube.load(house.workspace, "land").tiles()[0]
     assert int(xr.open_zarr(made, group=f"tiles/{tile}")["count"].max()) == 2
 
 
-def test_water_of_new_radar_scenes_is_mapped(house: House):
+def test_water_of_new_radar_scenes_is_mapped(house: House, grown: dict[str, Any]):
     """A scheduled run of the shipped model: the lake of each day, within a tenth of its area."""
-    def water() -> dict[str, int]:
-        found = {}
-        for path in house.workspace.path("products", "flood", "river").glob("*/*.zarr"):
-            for _, group in zarr.open_group(str(path), mode="r")["tiles"].groups():
-                made = xr.open_zarr(path, group=group.path)
-                for day in made["time"].values:
-                    found[str(day)[:10]] = int(np.isin(made["class"].sel(time=day).values, (1, 2)).sum())
-        return found
-
-    house.wait("no water was mapped", lambda: "2020-01-05" in water())
-    deliver_radar(house.incoming, "2020-01-09")
-    found = house.wait("the new scene was not mapped", lambda: water() if "2020-01-09" in water() else None)
-    for day in ("2020-01-05", "2020-01-09"):
-        assert found[day] == pytest.approx(np.pi * (10 * int(day[-2:])) ** 2, rel=0.1)
+    found = water(house.workspace)
+    assert set(found) == {"2020-01-05", "2020-01-09"}
+    for day, pixels in found.items():
+        assert pixels == pytest.approx(np.pi * (10 * int(day[-2:])) ** 2, rel=0.1)
 
 
-def test_the_runs_were_scheduled_ones_and_left_their_reports(house: House):
+def test_the_runs_were_scheduled_ones_and_left_their_reports(house: House, grown: dict[str, Any]):
     def done() -> set[str]:
         body = {"flow_runs": {"state": {"type": {"any_": ["COMPLETED"]}}}, "limit": 200}
         return {
@@ -256,16 +293,6 @@ def test_the_runs_were_scheduled_ones_and_left_their_reports(house: House):
         }
 
     house.wait("a run left no report", reported)
-
-
-def test_deployments_are_limited_and_scheduled(house: House):
-    served = house.ask("/deployments/filter")
-    names = ["land"] * len(SCENES) + ["river"] * (len(SCENES) + 1) + ["tiny"] * len(FIELDS)
-    assert sorted(d["name"] for d in served) == names
-    for d in served:
-        assert d["parameters"]["workspace"] == house.workspace.root
-        assert d["global_concurrency_limit"]["limit"] == 1
-        assert [s["active"] for s in d["schedules"]] == [True]
 
 
 def test_prefect_yaml_deploys(house: House):

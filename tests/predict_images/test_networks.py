@@ -143,14 +143,17 @@ def test_on_dask_the_product_is_the_same(tmp_path, workspace, monkeypatch):
     assert one.windows == two.windows > 1
 
 
-def test_eight_bits_are_said_and_cost_little(tmp_path, workspace, monkeypatch):
-    """The shipped network in 32 and in 8 bits: nearly the same map, and the difference is told."""
+def test_fewer_bits_are_said_and_cost_little(tmp_path, workspace, monkeypatch):
+    """The shipped network in 32, 16 and 8 bits: nearly the same map, and the difference is told."""
     from eoflow.config import settings
 
     pytest.importorskip("onnxruntime")
+    fewer = {"int8": "8-bit convolutions"}
+    if torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        fewer["bf16"] = "bfloat16 layers"
     scene = tif(tmp_path / "a_S1Hand.tif", radar((200, 170)))
     maps = {}
-    for runtime in ("eager", "onnx", "int8"):
+    for runtime in ("eager", "onnx", *fewer):
         monkeypatch.setenv("EOFLOW_RUNTIME", runtime)
         settings.cache_clear()
         try:
@@ -161,12 +164,13 @@ def test_eight_bits_are_said_and_cost_little(tmp_path, workspace, monkeypatch):
         finally:
             monkeypatch.delenv("EOFLOW_RUNTIME")
             settings.cache_clear()
-        assert any(m.startswith("8-bit convolutions") for m in report.messages) == (runtime == "int8")
+        assert [m.split(".")[0] for m in report.messages if "32 bits" in m] == [fewer[r] for r in fewer if r == runtime]
         maps[runtime] = read(tmp_path / runtime / "a_S1Hand_prob.tif")[0]
     assert np.nanmax(np.abs(maps["onnx"] - maps["eager"])) < 1e-4
-    difference = np.abs(maps["int8"] - maps["eager"])
-    assert np.nanmax(difference) > 0
-    assert np.nanmean(difference) < 0.01
+    for runtime in fewer:
+        difference = np.abs(maps[runtime] - maps["eager"])
+        assert np.nanmax(difference) > 0
+        assert np.nanmean(difference) < 0.01
 
 
 def test_a_scene_without_a_value_needs_no_calibration(tmp_path, workspace, monkeypatch):
