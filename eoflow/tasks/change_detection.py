@@ -74,7 +74,8 @@ class ChangeDetectionTask(ClassTask):
         from eoflow.models.changestar import joint_classes
 
         layers = super().decode(checkpoint, outputs, usable)
-        if not ground_names(checkpoint):
+        labels = checkpoint.recipe.patches.labels
+        if labels is None or labels.ground is None or not all(n in outputs for n in SEMANTIC):
             return layers
         change = torch.from_numpy(np.nan_to_num(layers["probability"]))
         pairs = joint_classes(*(_chances(outputs[name]) for name in SEMANTIC), change)

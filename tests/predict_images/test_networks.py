@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import rasterio
 import torch
+import xarray as xr
 from imagescenes import cloudy, pair, radar, read, series, tif
 
 from eoflow import catalog
@@ -25,11 +26,15 @@ PHOTO = tuple(BandSpec(name=n, common_name=n, dtype="uint8", units="1") for n in
 RADAR = tuple(BandSpec(name=n, dtype="float32", units="dB") for n in ("VV", "VH"))
 
 
-def checkpoint(folder, name: str, bands: tuple[BandSpec, ...], targets: tuple[str, ...] = (), **options) -> str:
+def checkpoint(
+    folder, name: str, bands: tuple[BandSpec, ...], targets: tuple[str, ...] = (), labels: dict | None = None, **options
+) -> str:
     """A recipe's network with random weights as a checkpoint folder."""
     base = catalog.recipe(name)
     names = tuple(b.name for b in bands)
     patches = base.patches.model_copy(update={"bands": names, "targets": targets})
+    if labels is not None:
+        patches = patches.model_copy(update={"labels": patches.labels.model_copy(update=labels)})
     network = base.network.model_copy(update={"options": {**base.network.options, **options}})
     recipe = base.model_copy(update={"patches": patches, "network": network})
     schema = SceneSchema(bands=bands, sensor="made", level="made", tiles="", quality="")
@@ -82,12 +87,29 @@ def test_change_by_a_network_on_photographs(tmp_path, workspace):
     assert not (tmp_path / "d.tif").exists()
 
 
+def test_every_pair_of_a_series_with_what_it_was_and_what_it_became(tmp_path, workspace):
+    cloudy(workspace)
+    ground = {"ground": "cover", "ground_classes": ("water", "field", "town")}
+    model = checkpoint(
+        tmp_path, "changestar", OPTICAL, labels=ground, classes=3, width=8, features=16, d=8, blocks=(1, 1, 1, 1)
+    )
+    report = predict_dataset("change-detection", "s2", model=model, every=True, workspace=workspace)
+    ds = xr.open_zarr(report.path, group="tiles/A", mask_and_scale=False)
+    assert {"class", "probability", "before", "after"} <= set(ds.data_vars)
+    assert ds["after"].attrs["flag_meanings"] == "water field town"
+    assert ds.sizes["time"] > 1
+    known = ds["class"].values != 255
+    assert known.any()
+    for name in ("before", "after"):
+        assert ((ds[name].values != 255) == known).all()
+        assert set(np.unique(ds[name].values[known])) <= {0, 1, 2}
+    assert len({str(t) for t in ds["source_time"].values.ravel()}) == ds.sizes["time"] + 1
+
+
 def test_a_filled_image_with_its_uncertainty(tmp_path, workspace):
     cloudy(workspace)
     model = checkpoint(tmp_path, "uncrtaints", OPTICAL, ("B02", "B03", "B04"))
     report = predict_dataset("cloud-removal", "s2", model=model, workspace=workspace, out=tmp_path / "o.zarr")
-    import xarray as xr
-
     ds = xr.open_zarr(report.path, group="tiles/A", mask_and_scale=False)
     raw = cloudy_values(workspace)
     np.testing.assert_array_equal(ds["B03"].values[0, 16:], raw[1, 16:])

@@ -61,7 +61,7 @@ def run(root: str, files: list[str], kill_at: int | None) -> bool:
             if kill_at is not None and not killed and written(root) >= kill_at:
                 p.send_signal(signal.SIGKILL)
                 killed = True
-            time.sleep(0.0005)  # only so that looking does not starve the writer
+            time.sleep(0.004)  # only so that looking does not starve the writer
         assert killed or p.returncode == 0
         return killed
 
