@@ -58,7 +58,7 @@ class ImageTuning(Model):
     warmup: float = Field(default=0.1, ge=0, lt=1)
     batch_size: int | None = Field(default=None, ge=1)
     crop: int | None = Field(default=None, ge=8)
-    freeze: tuple[str, ...] = ()
+    freeze: tuple[str, ...] | None = None
     keep_statistics: bool = Field(default=True, description="batch norms keep the means they have")
 
 

@@ -295,11 +295,15 @@ def check_scene_source(entry: SceneEntry, cache: Path, now: np.datetime64) -> li
         if band.grid is None:
             continue
         values = reader.read(band, band.grid)
-        again = RasterReader(source.readable).read(band, band.grid)
+        rows, columns = (slice(n // 2, n // 2 + min(256, -(-n // 2))) for n in band.grid.shape)
+        again = RasterReader(source.readable).read(band, band.grid.window(rows, columns))
         fits = values.shape == tuple(band.grid.shape) and str(values.dtype) == band.dtype
         results.append(Result(f"{name} is what its header says", fits, f"{values.shape}, {values.dtype}"))
         results.append(
-            Result(f"{name} reads the same each time", np.array_equal(values, again, values.dtype.kind == "f"))
+            Result(
+                f"a window of {name} is a part of the whole",
+                fits and np.array_equal(values[rows, columns], again, values.dtype.kind == "f"),
+            )
         )
     return results
 

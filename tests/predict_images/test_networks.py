@@ -173,7 +173,7 @@ def test_fewer_bits_are_said_and_cost_little(tmp_path, workspace, monkeypatch):
     fewer = {"int8": "8-bit convolutions"}
     if torch.ops.mkldnn._is_mkldnn_bf16_supported():
         fewer["bf16"] = "bfloat16 layers"
-    scene = tif(tmp_path / "a_S1Hand.tif", radar((200, 170)))
+    scene = tif(tmp_path / "a_S1Hand.tif", radar((136, 120)))
     maps = {}
     for runtime in ("eager", "onnx", *fewer):
         monkeypatch.setenv("EOFLOW_RUNTIME", runtime)
