@@ -180,10 +180,12 @@ def fit_images(
         return StepBatches(data, augment, training, segment * every, last, rank, ranks)
 
     # Channels side by side in memory: convolutions on a CPU train up to half faster.
-    fitting_ = ImageFitting(model.to(memory_format=torch.channels_last), task, recipe, data.normalizer)
+    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    fitting_ = ImageFitting(model, task, recipe, data.normalizer)
     segments = math.ceil(training.steps / every)
     fitted: ImageModel = fitting.run_segments(
         fitting_, fitting.Segments(batches), segments, training.gradient_clip, state, progress,
         PRECISION[training.precision],
     )  # fmt: skip
-    return fitted.to(memory_format=torch.contiguous_format).requires_grad_(True)
+    fitted.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    return fitted.requires_grad_(True)

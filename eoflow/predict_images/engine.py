@@ -21,8 +21,8 @@ FEWER = {"int8": "8-bit convolutions", "bf16": "bfloat16 layers"}
 def engine(model: Any, identity: str, stack: Stack, how: Input, plan: Plan) -> tuple[Any, str]:
     """(what is called like the model, a sentence about what it loses, or "").
 
-    By the setting `runtime` (EOFLOW_RUNTIME): auto, eager, onnx, int8 or bf16. Models without weights and those that ask for
-    the times of their dates run as they are. Raises BadInput for a runtime that is not installed.
+    By the setting `runtime` (EOFLOW_RUNTIME): auto, eager, onnx, int8 or bf16. Models without weights and those that
+    ask for the times of their dates run as they are. Raises BadInput for a runtime that is not installed.
     """
     kind = settings().runtime
     small = plan.shape[0] * plan.shape[1] < LARGE

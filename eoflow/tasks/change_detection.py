@@ -58,7 +58,7 @@ class ChangeDetectionTask(ClassTask):
         return total
 
     def layers(self, checkpoint: ImageCheckpoint) -> tuple[LayerSpec, ...]:
-        """As of other classes; of a network with semantic heads also `before` and `after`, the classes of both dates."""
+        """As of other classes; of a network with semantic heads also `before` and `after`: classes of both dates."""
         layers = super().layers(checkpoint)
         names = ground_names(checkpoint)
         if not names:
@@ -78,7 +78,7 @@ class ChangeDetectionTask(ClassTask):
         if labels is None or labels.ground is None or not all(n in outputs for n in SEMANTIC):
             return layers
         change = torch.from_numpy(np.nan_to_num(layers["probability"]))
-        pairs = joint_classes(*(_chances(outputs[name]) for name in SEMANTIC), change)
+        pairs = joint_classes(_chances(outputs["before"]), _chances(outputs["after"]), change)
         known = layers["class"] != NODATA
         return layers | {n: np.where(known, c.numpy(), NODATA).astype(np.uint8)
                          for n, c in zip(SEMANTIC, pairs, strict=True)}  # fmt: skip
