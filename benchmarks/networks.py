@@ -104,6 +104,10 @@ def measure(name: str, seconds: float) -> dict[str, Any]:
     contenders: dict[str, Callable[[], dict[str, torch.Tensor]]] = {
         "plain": lambda: model(images, usable), "ours": lambda: quick(images, usable),
     }  # fmt: skip
+    sixteen = None
+    if torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        sixteen = fast(model, kind="bf16", calibration=[windows(model, side, 1)])
+        contenders["bf16"] = lambda: sixteen(images, usable)
     if eight is not None:
         contenders["int8"] = lambda: eight(images, usable)
     turns: dict[str, list[float]] = {k: [] for k in contenders}
@@ -126,7 +130,8 @@ def measure(name: str, seconds: float) -> dict[str, Any]:
     return {
         "runtime": quick.kind, "note": quick.note, "side": side, "giga": work / 1e9, "trained": trained, "warm_s": warm,
         "windows_per_s": {k: BATCH / median(v) for k, v in turns.items()}, "ratio": ratio, "difference": difference,
-        "int8_loss": eight.loss if eight is not None else {}, "limit": gemm() / work,
+        "int8_loss": eight.loss if eight is not None else {}, "bf16_loss": sixteen.loss if sixteen is not None else {},
+        "limit": gemm() / work,
         "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
     }  # fmt: skip
 
@@ -182,10 +187,10 @@ def told(name: str, row: dict[str, Any]) -> str:
     )  # fmt: skip
     if row["note"]:
         line += f"\n    {row['note']}"
-    if "int8" in ratio:
-        cost = ", ".join(f"{n} mean {d['mean']:.4f} max {d['max']:.3f}" for n, d in row["int8_loss"].items())
-        of = "shipped weights" if row["trained"] else "untrained weights: says nothing about a trained network"
-        line += f"\n    int8 {speed['int8']:.2f} windows/s = {ratio['int8']:.2f} x; differs: {cost} ({of})"
+    of = "shipped weights" if row["trained"] else "untrained weights: says nothing about a trained network"
+    for kind in [k for k in ("bf16", "int8") if k in ratio]:
+        cost = ", ".join(f"{n} mean {d['mean']:.4f} max {d['max']:.3f}" for n, d in row[f"{kind}_loss"].items())
+        line += f"\n    {kind} {speed[kind]:.2f} windows/s = {ratio[kind]:.2f} x; differs: {cost} ({of})"
     return line
 
 

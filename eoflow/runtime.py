@@ -187,6 +187,8 @@ def fast(
     note, chosen = "", str(kind)
     if model.closed_form or not any(True for _ in model.parameters()):
         chosen, note = "eager", "a model without weights runs as it is"
+    elif getattr(model, "needs_times", False) and kind != "bf16":
+        chosen, note = "eager", "a network that is told the times of its dates runs in torch"
     elif kind == "bf16":
         if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
             raise BadInput("this processor does not multiply in bfloat16: it would be slower than float32",
@@ -211,7 +213,12 @@ def fast(
             "int8 needs windows to calibrate on", todo="give calibration=[(images, usable), ...], 30 or more"
         )
     quick = Fast(model, chosen, note, identity=identity, folder=place, threads=threads)
-    quick._int8 = quantise(export(model, windows[0][0].shape[1]), windows)
+    try:
+        graph = export(model, windows[0][0].shape[1])
+    except Exception as e:  # an operator that the exporter does not know, under many names
+        why = f"{type(e).__name__}, {str(e).splitlines()[0]}"
+        raise BadInput(f"this network cannot be exported: {why}", todo="EOFLOW_RUNTIME=auto or bf16") from e
+    quick._int8 = quantise(graph, windows)
     quick.loss = _loss(quick, windows)
     return quick
 
