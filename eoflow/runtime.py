@@ -5,8 +5,9 @@
 
 Kinds
     onnx    ONNX Runtime (`pip install eoflow[fast]`): one graph for all sizes that are multiples of the network's; a
-            size is used after it gave what torch gives on random images, and goes through torch where it did not. One
-            window at a time, so that its values depend neither on its neighbours in the batch nor on what came before.
+            size is used after it gave what torch gives on random images, and goes through torch where it did not. Each
+            window by itself, a thread a window where there are as many: its values do not depend on its neighbours in
+            the batch.
     int8    the same with 8-bit convolutions, calibrated on windows of the user's own. Not equal: `Fast.loss` says by
             how much the outputs differ on those windows. Never chosen by itself.
     eager   torch with bands side by side in memory and batch norms folded into the convolutions.
@@ -26,6 +27,7 @@ import tempfile
 import threading
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -67,13 +69,14 @@ class Fast:
         self._prepare()
 
     def _prepare(self) -> None:
-        self._lock = threading.Lock()
+        self._lock, self._building = threading.Lock(), threading.Lock()
         self._torch: nn.Module | None = None
         self._sessions: dict[tuple[int, ...], Any] = {}
         self._good: dict[tuple[int, ...], bool] = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        return {k: v for k, v in self.__dict__.items() if k not in ("_lock", "_torch", "_sessions", "_good")}
+        own = ("_lock", "_building", "_torch", "_sessions", "_good")
+        return {k: v for k, v in self.__dict__.items() if k not in own}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -100,7 +103,13 @@ class Fast:
             with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=self.kind == "bf16"):
                 found: dict[str, Tensor] = self._eager()(images, usable)
             return {name: x.float() for name, x in found.items()}
-        parts = [self._run(images[i], None if usable is None else usable[i]) for i in range(len(images))]
+        each = list(zip(images, [None] * len(images) if usable is None else usable, strict=True))
+        threads = self.threads or torch.get_num_threads()
+        if len(each) < threads or threads == 1:
+            parts = [self._run(*one) for one in each]
+        else:  # windows beside each other, a thread each: nobody waits for anybody within a layer
+            with ThreadPoolExecutor(threads) as pool:
+                parts = list(pool.map(lambda one: self._run(one[0], one[1], 1), each))
         return {name: torch.cat([p[name] for p in parts]) for name in parts[0]}
 
     def ready(self, shape: Sequence[int]) -> bool:
@@ -116,24 +125,27 @@ class Fast:
 
     def _eager(self) -> nn.Module:
         if self._torch is None:
-            self._torch = folded(self.model)
+            plain = getattr(self.model, "needs_times", False)  # made of pointwise layers: another layout slows it
+            self._torch = self.model if plain else folded(self.model)
         return self._torch
 
     # -- ONNX Runtime --------------------------------------------------------------------------------------------------
 
-    def _run(self, images: Tensor, usable: Tensor | None) -> dict[str, Tensor]:
+    def _run(self, images: Tensor, usable: Tensor | None, threads: int | None = None) -> dict[str, Tensor]:
         """One window, without its batch axis."""
         seen = torch.ones_like(images[:, 0], dtype=torch.bool) if usable is None else usable
-        session = self._session(tuple(images.shape[:2]))
+        session = self._session(tuple(images.shape[:2]), threads or self.threads or torch.get_num_threads())
         names = [o.name for o in session.get_outputs()]
         feed = {"images": _array(images), "usable": _array(seen)}
         return dict(zip(names, map(torch.from_numpy, session.run(names, feed)), strict=True))
 
-    def _session(self, shape: tuple[int, ...]) -> Any:
-        """For dates and channels."""
-        if shape not in self._sessions:
-            self._sessions[shape] = session(self._int8 or self._graph(shape), self.threads)
-        return self._sessions[shape]
+    def _session(self, shape: tuple[int, ...], threads: int) -> Any:
+        """For dates and channels, and so many threads."""
+        key = (*shape, threads)
+        with self._building:
+            if key not in self._sessions:
+                self._sessions[key] = session(self._int8 or self._graph(shape), threads)
+            return self._sessions[key]
 
     def _check(self, shape: tuple[int, ...]) -> bool:
         """Two random windows of this shape through both; of int8 only that it runs and keeps its shapes."""

@@ -17,6 +17,7 @@ from eoflow.models.filling import MedianComposite
 from eoflow.models.images import ImageModel, ImageSignature
 from eoflow.models.pmaa import Pmaa
 from eoflow.models.siamese_unet import SiameseUNet
+from eoflow.models.temporal_attention import TemporalAttention
 from eoflow.models.uncrtaints import UncrtainTs
 from eoflow.models.unet import UNet
 from eoflow.models.unetplusplus import UNetPlusPlus
@@ -191,6 +192,41 @@ def test_another_networks_graph_is_found_out(onnx, tmp_path):
     wrong = fast(other, identity="abc", folder=tmp_path)
     same(wrong(images, usable), plain(other, images, usable))
     assert "differs" in wrong.note
+
+
+def test_windows_beside_each_other_are_the_same_windows(onnx):
+    """A thread a window where there are as many windows as threads, bit for bit what each gives alone."""
+    model = seasoned("unet")
+    images, usable = window(model.signature, (32, 48), 5, 7)
+    quick = fast(model, threads=2)
+    together = quick(images, usable)["logits"]
+    alone = torch.cat([quick(images[i : i + 1], usable[i : i + 1])["logits"] for i in range(5)])
+    assert torch.equal(together, alone)
+    same(quick(images), plain(model, images))
+
+
+def test_a_network_that_is_told_its_dates_runs_in_torch(onnx):
+    model = TemporalAttention(ImageSignature(3, 3, dates=3), width=8, blocks=1).eval()
+    images, usable = window(model.signature, (32, 48))
+    quick = fast(model)
+    assert quick.kind == "eager"
+    assert "times of its dates" in quick.note
+    same(quick(images, usable), plain(model, images, usable))
+
+
+def test_int8_of_a_network_that_cannot_be_exported_is_refused(onnx):
+    class Solver(UNet):
+        def forward(self, images, usable=None):
+            out = super().forward(images, usable)["logits"]
+            return {"logits": torch.linalg.solve(torch.eye(out.shape[-1]), out.transpose(-1, -2)).transpose(-1, -2)}
+
+    model = Solver(ONE, **SMALL, norm="batch").eval()
+    windows = [window(model.signature, (32, 32), 1)]
+    with pytest.raises(BadInput, match="cannot be exported"):
+        fast(model, kind="int8", calibration=windows)
+    quick = fast(model)
+    same(quick(*windows[0]), plain(model, *windows[0]))
+    assert "run in torch" in quick.note
 
 
 def test_int8_says_what_it_costs(onnx):
