@@ -63,6 +63,8 @@ def train(
         state = (
             "already trained; nothing changed" if report.reused else f"{report.steps} steps in {report.seconds:.0f} s"
         )
+        if report.verdict:
+            c.print(report.verdict, markup=False)
         size = f"{report.parameters:,} parameters"
         c.print(f"checkpoint {report.hash} ({size}), {state}\n  {report.folder}", markup=False)
         c.print(f"next: {_next(report, None if chips else report.dataset)}", markup=False)

@@ -42,7 +42,7 @@ AUTO_SAMPLES = 120_000
 
 @dataclass
 class TrainReport:
-    """What training did: where the checkpoint lies and how it scores on the validation period."""
+    """What training did: where the checkpoint lies, how it scores on what validates it, and what that says."""
 
     recipe: str
     model: str
@@ -55,6 +55,7 @@ class TrainReport:
     reused: bool
     scores: list[dict[str, Any]] = field(default_factory=list)
     task: str = "forecast"
+    verdict: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""

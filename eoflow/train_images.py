@@ -106,7 +106,7 @@ def train_images(
                 "steps": steps,
             },
         )  # fmt: skip
-        result.scores, unable = validation_images.scores(result, source.valid, source.name, progress)
+        result.scores, unable = validation_images.scores(result, source.valid, source.name, progress, begun)
         result.card = validation_images.write_card(result, unable)
         folder = checkpoint.store(result, ws, source.name)
         shutil.rmtree(state, ignore_errors=True)
@@ -117,7 +117,8 @@ def _report(
     rec: ImageRecipe, source: Source, result: ImageCheckpoint, folder: str, steps: int, began: float, reused: bool
 ) -> TrainReport:
     return TrainReport(rec.name, rec.trained_name, source.name, folder, result.hash, parameters(result.model), steps,
-                       time.monotonic() - began, reused, result.scores, rec.task)  # fmt: skip
+                       time.monotonic() - began, reused, result.scores, rec.task,
+                       validation_images.verdict(result))  # fmt: skip
 
 
 def _line(rec: ImageRecipe, dataset: str | None, chips: Any, start: Any) -> str:

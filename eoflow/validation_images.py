@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 AT_MOST = 1000
 """Samples that are scored, evenly chosen."""
 DRAWS = 200
+BEFORE = "before tuning"
+"""In the scores of a fine-tuned model: what it began with."""
 MOSAIC = 64
 """Samples at most that are laid out as one image."""
 Progress = Callable[[float, float, str], None]
@@ -80,11 +82,13 @@ def _places(data: Samples, indices: Array) -> Array:
 
 
 def scores(
-    checkpoint: ImageCheckpoint, data: Samples, dataset: str, progress: Progress | None = None
-) -> tuple[list[dict[str, Any]], dict[str, str]]:
+    checkpoint: ImageCheckpoint, data: Samples, dataset: str, progress: Progress | None = None,
+    begun: ImageCheckpoint | None = None,
+) -> tuple[list[dict[str, Any]], dict[str, str]]:  # fmt: skip
     """Rows of the model and of each trivial one, as of `eoflow verify`; and why those that cannot be run cannot.
 
-    Interval: 95 % by bootstrap over the places (tiles) of the samples.
+    begun: what a fine-tuned model started from, for rows of BEFORE. Interval: 95 % by bootstrap over the places (tiles)
+    of the samples.
     """
     task: Any = checkpoint.task
     if not len(data):
@@ -94,11 +98,13 @@ def scores(
     rows: list[dict[str, Any]] = []
     unable: dict[str, str] = {}
     names = [n for n in (checkpoint.recipe.baselines or task.baselines) if n != checkpoint.name]
+    given = {"": checkpoint, **({} if begun is None else {BEFORE: begun})}
+    names = [*list(given)[1:], *names]
     for k, name in enumerate(["", *names]):
         if progress is not None:
             progress(k, len(names) + 1, f"scores of {name or checkpoint.name}")
         try:
-            one = checkpoint if not name else ImageCheckpoint.closed_form(
+            one = given.get(name) or ImageCheckpoint.closed_form(
                 name, checkpoint.recipe, data.schema, data.normalizer.channels, normalizer=data.normalizer
             )  # fmt: skip
         except BadInput as e:
@@ -155,17 +161,27 @@ def verdict(checkpoint: ImageCheckpoint) -> str:
     rows = [r for r in rows if variable in (None, r["variable"])]
     mine = next((r for r in rows if r["model"] == checkpoint.name), None)
     gate = checkpoint.recipe.gate.baseline
-    others = [r for r in rows if r["model"] != checkpoint.name and gate in (None, r["model"])]
+    others = [r for r in rows if r["model"] not in (checkpoint.name, BEFORE) and gate in (None, r["model"])]
     if mine is None or not others:
         return "There is no score to compare it by."
     best = (min if lower else max)(others, key=lambda r: r["value"])
     wins = mine["value"] < best["value"] if lower else mine["value"] > best["value"]
     clear = mine["high"] < best["value"] if lower else mine["low"] > best["value"]
     against = f"{metric} {mine['value']:.4g} against {best['value']:.4g} of {best['model']}"
+    gained = _gained(mine, next((r for r in rows if r["model"] == BEFORE), None), lower)
     if not wins:
-        return f"No skill on the validation split: {against}. Use {best['model']} instead."
+        return f"No skill on the validation split: {against}. Use {best['model']} instead.{gained}"
     word = "better than" if clear else "not clearly better than"
-    return f"On the validation split it is {word} the trivial models: {against}."
+    return f"On the validation split it is {word} the trivial models: {against}.{gained}"
+
+
+def _gained(mine: dict[str, Any], before: dict[str, Any] | None, lower: bool) -> str:
+    """What fine-tuning did to the score, as a further sentence."""
+    if before is None:
+        return ""
+    gain = (before["value"] - mine["value"]) * (1 if lower else -1)
+    change = f"{mine['metric']} {before['value']:.4g} before, {mine['value']:.4g} after"
+    return f" Fine-tuning helped: {change}." if gain > 0 else f" Fine-tuning did not help: {change}; keep the old one."
 
 
 def write_card(checkpoint: ImageCheckpoint, unable: dict[str, str]) -> str:

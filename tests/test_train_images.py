@@ -211,4 +211,8 @@ def test_chips(world, tmp_path):
     report = eoflow.train("unet", chips=tmp_path / "chips", start="unet", overrides=tuned, workspace=world[0])
     one = ImageCheckpoint.from_pretrained(report.folder)
     assert one.normalizer.mean == ImageCheckpoint.from_pretrained(world[1].folder).normalizer.mean
-    assert next(r["value"] for r in report.scores if r["metric"] == "iou") > 0.4
+    value = {r["model"]: r["value"] for r in report.scores if r["metric"] == "iou"}
+    assert value["unet"] > 0.4
+    helped = value["unet"] > value["before tuning"]
+    assert ("Fine-tuning helped" if helped else "Fine-tuning did not help") in report.verdict
+    assert report.verdict in (Path(report.folder) / "card.md").read_text()

@@ -20,15 +20,19 @@ def divide(
     As the folder or the names say (`train/`, `val_...`), if they do for all chips. Else whole events (the text before
     the first number of the name) where there are three or more, else chips: drawn by a hash of seed and name, so that
     a new chip moves few others. One unit at least validates, and from three on one tests; one chip alone trains.
-    telling: chips with more than one class: where there are such, one of them validates, and another one tests.
+    telling: chips with more than one class: where there are such, one of them validates, and another one tests; names
+    that would train on none of them are not followed, and the words say so.
     """
     out: dict[str, list[int]] = {n: [] for n in NAMES}
+    unlike = ""
     if all(c.split for c in chips) and any(c.split == "train" for c in chips):
         for i, chip in enumerate(chips):
             out[str(chip.split)].append(i)
-        if out["valid"] or out["test"]:
-            out["valid"] = out["valid"] or []
+        blind = telling is not None and any(telling) and not any(telling[i] for i in out["train"])
+        if (out["valid"] or out["test"]) and not blind:
             return out, "as the names say: " + _counts(out)
+        if blind:
+            unlike = " (not as the names say: their train chips show one class alone, nothing can be learnt from those)"
         out = {n: [] for n in NAMES}
     units: dict[str, list[int]] = defaultdict(list)
     places = {c.place for c in chips}
@@ -42,7 +46,7 @@ def divide(
     for numbers in out.values():
         numbers.sort()
     what = f"{len(units)} events" if by_place else f"{len(units)} chips"
-    return out, f"{what} drawn by seed {chosen}: {_counts(out)}"
+    return out, f"{what} drawn by seed {chosen}: {_counts(out)}{unlike}"
 
 
 def _assign(

@@ -85,6 +85,19 @@ def test_the_folders_own_split_is_kept(tmp_path):
     assert {n: len(s.whole()) for n, s in sets.items()} == {"train": 2, "valid": 1, "test": 2, "all": 5}
 
 
+def test_names_that_train_on_one_class_alone_are_not_followed(tmp_path):
+    changes(tmp_path / "train", 1)
+    changes(tmp_path / "test", 4)
+    made = next((tmp_path / "train" / "label").iterdir())
+    write(made, np.zeros((40, 40), np.uint8))  # the only one to train on shows no change
+    sets = open_chips(tmp_path, recipe("change-detection", ("red", "green", "blue")))
+    counts = {n: len(s.whole()) for n, s in sets.items()}
+    assert counts == {"train": 3, "valid": 1, "test": 1, "all": 5}
+    assert any("not as the names say" in n for n in sets["all"].notes)
+    train = sets["train"].whole()
+    assert any(int(train.batch([i]).labels.max()) == 1 for i in range(3))
+
+
 def test_normaliser_of_the_train_chips_alone(flood_folder):
     folder, _ = flood_folder
     sets = open_chips(folder, recipe(normalize={"scheme": "zscore"}))
