@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 
 from eoflow.catalog_patches import SplitRecipe
-from eoflow.prepare.chips.layouts import Chip
+from eoflow.prepare.chips.layouts import SPLIT_WORDS, Chip
 
 NAMES = ("train", "valid", "test")
 
@@ -36,7 +36,7 @@ def divide(
         out = {n: [] for n in NAMES}
     units: dict[str, list[int]] = defaultdict(list)
     places = {c.place for c in chips}
-    by_place = len(places) >= 3 and "" not in places
+    by_place = len(places) >= 3 and "" not in places and not places <= set(SPLIT_WORDS)
     for i, chip in enumerate(chips):
         units[chip.place if by_place else chip.name].append(i)
     chosen = recipe.seed if seed is None else seed

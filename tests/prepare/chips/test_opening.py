@@ -85,11 +85,17 @@ def test_the_folders_own_split_is_kept(tmp_path):
     assert {n: len(s.whole()) for n, s in sets.items()} == {"train": 2, "valid": 1, "test": 2, "all": 5}
 
 
-def test_names_that_train_on_one_class_alone_are_not_followed(tmp_path):
+@pytest.mark.parametrize("prefixed", [True, False])
+def test_names_that_train_on_one_class_alone_are_not_followed(tmp_path, prefixed):
     changes(tmp_path / "train", 1)
     changes(tmp_path / "test", 4)
     made = next((tmp_path / "train" / "label").iterdir())
     write(made, np.zeros((40, 40), np.uint8))  # the only one to train on shows no change
+    if prefixed:  # the split in the names of the files, as LEVIR-CD's crops have it
+        for path in list(tmp_path.rglob("*.png")):
+            split, part = path.relative_to(tmp_path).parts[:2]
+            (tmp_path / part).mkdir(exist_ok=True)
+            path.rename(tmp_path / part / f"{split if path.stem != '1_3' else 'val'}_{path.name}")
     sets = open_chips(tmp_path, recipe("change-detection", ("red", "green", "blue")))
     counts = {n: len(s.whole()) for n, s in sets.items()}
     assert counts == {"train": 3, "valid": 1, "test": 1, "all": 5}
