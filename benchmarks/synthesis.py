@@ -82,7 +82,7 @@ def train(net: Any, images: Array, masks: Array, size: int, minutes: float, batc
         image, labels = crops(images, masks, size, batch, gen)
         for group in optimiser.param_groups:
             group["lr"] = lr * min(1, (step + 1) / 50) * (1 - 0.9 * share)
-        value = diffusion.loss(functools.partial(net, labels=labels), image, generator)
+        value = diffusion.loss(functools.partial(predicted, net, labels), image, generator)
         optimiser.zero_grad()
         value.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
@@ -96,6 +96,14 @@ def train(net: Any, images: Array, masks: Array, size: int, minutes: float, batc
             spent = time.monotonic() - began
             print(f"step {step}: loss {np.mean(losses[-100:]):.4f}, {spent / step:.2f} s a step", flush=True)
     return average
+
+
+def predicted(net: Any, labels: Any, x: Any, t: Any) -> Any:
+    """The answer in float32; the layers in bfloat16 where the processor multiplies that (three times as fast)."""
+    import torch
+
+    with torch.autocast("cpu", torch.bfloat16, enabled=torch.ops.mkldnn._is_mkldnn_bf16_supported()):
+        return net(x, t, labels).float()
 
 
 def sheet(net: Any, images: Array, masks: Array, size: int, count: int = 8, steps: int = 40) -> Array:
