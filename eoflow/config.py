@@ -5,8 +5,10 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from eoflow.errors import BadInput
 
 
 class Settings(BaseSettings):
@@ -32,5 +34,14 @@ class Settings(BaseSettings):
 
 @lru_cache(maxsize=1)
 def settings() -> Settings:
-    """The settings of this process (read once; `settings.cache_clear()` reads them again)."""
-    return Settings()
+    """The settings of this process (read once; `settings.cache_clear()` reads them again).
+
+    Raises BadInput naming the variable whose value cannot be used.
+    """
+    try:
+        return Settings()
+    except ValidationError as e:
+        first = e.errors()[0]
+        name = f"EOFLOW_{first['loc'][0]}".upper()
+        raise BadInput(f"{name} cannot be '{first['input']}'", where="environment",
+                       todo=first["msg"][0].lower() + first["msg"][1:]) from e  # fmt: skip
