@@ -28,7 +28,8 @@ def train(
         bool, typer.Option("--resume", help="fail if there is no interrupted training to continue")
     ] = False,
     start: Annotated[
-        str | None, typer.Option("--from", metavar="MODEL|FOLDER", help="fine-tune this checkpoint, by the recipe's tuning (images)")
+        str | None,
+        typer.Option("--from", metavar="MODEL|FOLDER", help="fine-tune this checkpoint, by the recipe's tuning (images)"),
     ] = None,
     chips: Annotated[
         str | None, typer.Option(metavar="DIR", help="train on labelled files in a folder instead of a dataset")
