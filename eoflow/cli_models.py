@@ -29,7 +29,7 @@ def train(
     ] = False,
     start: Annotated[
         str | None,
-        typer.Option("--from", metavar="MODEL|FOLDER", help="fine-tune this checkpoint, by the recipe's tuning (images)"),
+        typer.Option("--from", metavar="MODEL|FOLDER", help="fine-tune this checkpoint as the recipe's tuning says"),
     ] = None,
     chips: Annotated[
         str | None, typer.Option(metavar="DIR", help="train on labelled files in a folder instead of a dataset")
