@@ -69,13 +69,14 @@ class Fast:
         self._prepare()
 
     def _prepare(self) -> None:
-        self._lock, self._building = threading.Lock(), threading.Lock()
+        self._lock = threading.RLock()
+        self._graphs: dict[tuple[int, ...], bytes] = {}
         self._torch: nn.Module | None = None
         self._sessions: dict[tuple[int, ...], Any] = {}
         self._good: dict[tuple[int, ...], bool] = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        own = ("_lock", "_building", "_torch", "_sessions", "_good")
+        own = ("_lock", "_graphs", "_torch", "_sessions", "_good")
         return {k: v for k, v in self.__dict__.items() if k not in own}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -142,9 +143,11 @@ class Fast:
     def _session(self, shape: tuple[int, ...], threads: int) -> Any:
         """For dates and channels, and so many threads."""
         key = (*shape, threads)
-        with self._building:
+        with self._lock:
             if key not in self._sessions:
-                self._sessions[key] = session(self._int8 or self._graph(shape), threads)
+                if self._int8 is None and shape not in self._graphs:
+                    self._graphs[shape] = self._graph(shape)
+                self._sessions[key] = session(self._int8 or self._graphs[shape], threads)
             return self._sessions[key]
 
     def _check(self, shape: tuple[int, ...]) -> bool:

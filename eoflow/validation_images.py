@@ -181,7 +181,8 @@ def _gained(mine: dict[str, Any], before: dict[str, Any] | None, lower: bool) ->
         return ""
     gain = (before["value"] - mine["value"]) * (1 if lower else -1)
     change = f"{mine['metric']} {before['value']:.4g} before, {mine['value']:.4g} after"
-    return f" Fine-tuning helped: {change}." if gain > 0 else f" Fine-tuning did not help: {change}; keep the old one."
+    count = f"(n = {mine['n']})"
+    return f" Fine-tuning helped {count}: {change}." if gain > 0 else f" Fine-tuning did not help {count}: {change}."
 
 
 def write_card(checkpoint: ImageCheckpoint, unable: dict[str, str]) -> str:
