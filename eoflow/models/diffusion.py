@@ -47,6 +47,19 @@ def loss(network: Network, image: Tensor, generator: torch.Generator | None = No
     return (network(noised(image, noise, t), t) - velocity(image, noise, t)).square().mean()
 
 
+def guided(told: Network, untold: Network, scale: float) -> Network:
+    """Classifier-free guidance (arXiv 2207.12598): what a network says with its condition, and `scale` - 1 times more
+    of how that differs from what it says without. 1: as it is told, without a second evaluation."""
+    if scale == 1:
+        return told
+
+    def network(x: Tensor, t: Tensor) -> Tensor:
+        v = untold(x, t)
+        return v + scale * (told(x, t) - v)
+
+    return network
+
+
 @torch.no_grad()
 def sample(
     network: Network,

@@ -100,7 +100,8 @@ class RSDiT(nn.Module):
     """v of a noised image, given its time and its label map.
 
     forward(x (B, C, H, W), t (B,) of 0..1, labels (B, K, H, W) one-hot or in shares) -> (B, C, H, W). H and W are
-    multiples of `multiple` = patch * window; ValueError for others.
+    multiples of `multiple` = patch * window; ValueError for others. Labels that are 0 in all classes say nothing: shown
+    some of them in training, it can be guided (diffusion.guided).
 
     patch: pixels a token has along a side (1, 2, 4 or 8). width, depth, heads: of the transformer (the paper's S:
     384, 12, 6). window: tokens a side. global_every: every so many blocks look at all tokens (0: none).
