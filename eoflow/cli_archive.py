@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from eoflow.console import emit, progress_bar, workspace
+
+if TYPE_CHECKING:
+    from eoflow.ingest.report import IngestReport
 
 datasets = typer.Typer(no_args_is_help=True, help="What can be ingested: catalog entries.")
 archive = typer.Typer()
@@ -129,7 +132,14 @@ def ingest(
             name or what[0], what if name else (), period=period, start=start, end=end, cadence=cadence,
             rewrite=rewrite, overrides=overrides or None, area=area, now=now, workspace=ws, progress=progress,
         )  # fmt: skip
+    _told(report)
+
+
+def _told(report: IngestReport) -> None:
+    """Say what an ingest did; exit 1 where it only failed, so that a schedule notices."""
     emit(report.to_dict(), lambda c: c.print("\n".join(report.lines()), markup=False))
+    if report.failed and not report.changed:
+        raise typer.Exit(1)
 
 
 def _require_name(what: list[str], name: str | None) -> None:
@@ -170,7 +180,7 @@ def backfill(
 
     with progress_bar("backfill") as progress:
         report = run(name, period=period, workspace=workspace(), now=now, progress=progress)
-    emit(report.to_dict(), lambda c: c.print("\n".join(report.lines()), markup=False))
+    _told(report)
 
 
 @archive.command()

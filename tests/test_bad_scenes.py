@@ -255,6 +255,23 @@ def test_a_503_that_passes_is_tried_again(empty, tmp_path):
     assert (done["new"], done["failed"]) == (3, 0)
 
 
+def test_an_ingest_that_only_fails_says_so_to_its_schedule(empty, tmp_path):
+    """A 503 that stays: exit 1 where nothing comes, 0 where something does."""
+    with served(tmp_path) as server:
+        far = entry(tmp_path, items(tmp_path, {n: f"{server.url}/{n}.tif" for n in "ab"}), hosts=["127.0.0.1"])
+        for n in "ab":
+            server.fault(f"/{n}.tif", 503, times=10_000)
+        done = empty("--json", "ingest", far)
+        assert done.code == 1 and "HTTP 503" in done.document["error"]
+        server.clear()
+        server.fault("/b.tif", 503, times=10_000)
+        done = empty("--json", "ingest", far)
+        assert (done.code, done.document["new"], done.document["failed"]) == (0, 1, 1)
+        done = empty("--json", "backfill", "far")
+        assert (done.code, done.document["new"], done.document["failed"]) == (1, 0, 1)
+        assert "503" in str(done.document["problems"])
+
+
 # -- the edges of the map --------------------------------------------------------------------------------------------
 
 
