@@ -1,18 +1,22 @@
 """Skill of cloud removal on a folder of dates of one place, beside the composites: leave one date out.
 
-    python -m benchmarks.skill_clouds DIR [--model clouds-s2,...] [--dates 3,6] [--json]
+    python -m benchmarks.skill_clouds DIR [--model clouds-s2,...] [--dates 3,6] [--subsets 0 --of 10] [--json]
 
 DIR: one file a date, its date in the name (see eoflow.prepare.chips). Every clear date is a target once, its nearest
 other dates are the inputs, clouds as the files' masks or the rules say. PSNR and spectral angle of each date; the mean
 over dates of every score with a 95 % interval (bootstrap over blocks of dates), over all pixels and over those that a
 date did not see; the paired differences to the composites; and how often the truth lies within the standard deviation
-that a model says. Not part of `make bench`: it measures skill, not speed.
+that a model says. `--subsets N --of K`: the same on N random choices of K of the dates, as of a place that is seen less
+often; a date's scores are then the mean of the choices in which it is a target, and the intervals are over dates. Not
+part of `make bench`: it measures skill, not speed.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import tempfile
+from pathlib import Path
 from typing import Any
 
 COMPOSITES = ("median-composite", "mean-composite", "last-clear", "nearest-clear", "linear-in-time")
@@ -67,6 +71,38 @@ def run(folder: str, models: list[str], dates: int, workspace: str | None = None
     }  # fmt: skip
 
 
+def thinned(
+    folder: str, models: list[str], dates: int, subsets: int, of: int, workspace: str | None = None, seed: int = 0
+) -> dict[str, Any]:  # fmt: skip
+    """As run, over random choices of `of` of the folder's rasters."""
+    import numpy as np
+
+    files = sorted(p for p in Path(folder).iterdir() if p.suffix.lower() in (".tif", ".tiff", ".jp2"))
+    if not 2 < of <= len(files):
+        raise SystemExit(f"--of {of}: the folder has {len(files)} rasters")
+    gen = np.random.default_rng(seed)
+    seen: dict[str, list[dict[str, dict[str, float]]]] = {}
+    within: dict[str, list[list[float]]] = {}
+    for _ in range(subsets):
+        with tempfile.TemporaryDirectory() as name:
+            for k in gen.permutation(len(files))[:of]:
+                (Path(name) / files[k].name).symlink_to(files[k].resolve())
+            found = run(name, models, dates, workspace)
+        for date, row in found["targets"].items():
+            seen.setdefault(date, []).append(row)
+        for model, shares in found["within"].items():
+            within.setdefault(model, []).append(shares)
+    names = list(found["mean"])
+    targets = {
+        date: {n: {s: float(np.nanmean([r[n][s] for r in rows])) for s in rows[0][n]} for n in names}
+        for date, rows in sorted(seen.items())
+    }
+    return found | {
+        "targets": targets, **summary(targets, names), "cases": sum(map(len, seen.values())),
+        "within": {n: np.mean(v, axis=0).tolist() for n, v in within.items()},
+    }  # fmt: skip
+
+
 def summary(targets: dict[str, dict[str, dict[str, float]]], names: list[str]) -> dict[str, Any]:
     """`mean`: {model: {score: [value, low, high]}}; `pairs`: [model, composite, score, difference, low, high], best
     composite first."""
@@ -98,7 +134,8 @@ def summary(targets: dict[str, dict[str, dict[str, float]]], names: list[str]) -
 def text(found: dict[str, Any]) -> str:
     """The table as lines."""
     names = list(found["mean"])
-    lines = [f"{found['dates']} dates to one, {len(found['targets'])} targets, {len(found['bands'])} bands"]
+    cases = f" ({found['cases']} cases)" if "cases" in found else ""
+    lines = [f"{found['dates']} dates to one, {len(found['targets'])} targets{cases}, {len(found['bands'])} bands"]
     lines.append(" " * 12 + "".join(f"{n:>20}" for n in names) + "     PSNR dB / spectral angle degrees")
     for date, row in found["targets"].items():
         lines.append(f"{date:12}" + "".join(f"{row[n]['psnr']:13.2f} / {row[n]['sam']:4.2f}" for n in names))
@@ -122,10 +159,16 @@ def main() -> None:
     parser.add_argument("folder")
     parser.add_argument("--model", default="clouds-s2", help="names or folders, with commas")
     parser.add_argument("--dates", default="3,6", help="how many inputs, with commas")
+    parser.add_argument("--subsets", type=int, default=0, help="random choices of the dates; 0: all dates")
+    parser.add_argument("--of", type=int, default=10, help="dates of a choice")
     parser.add_argument("--workspace")
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
-    found = [run(args.folder, args.model.split(","), int(k), args.workspace) for k in args.dates.split(",")]
+    models, counts = args.model.split(","), [int(k) for k in args.dates.split(",")]
+    if args.subsets:
+        found = [thinned(args.folder, models, k, args.subsets, args.of, args.workspace) for k in counts]
+    else:
+        found = [run(args.folder, models, k, args.workspace) for k in counts]
     print(json.dumps(found, indent=2) if args.json else "\n\n".join(text(f) for f in found))
 
 
