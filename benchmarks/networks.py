@@ -91,7 +91,7 @@ def gemm() -> float:
 def measure(name: str, seconds: float) -> dict[str, Any]:
     """One network, in this process."""
     from eoflow.models.images import multiply_adds
-    from eoflow.runtime import fast
+    from eoflow.runtime import fast, multiplies_bfloat16
 
     model, side, trained = network(name)
     images, usable = windows(model, side, 0)
@@ -105,7 +105,7 @@ def measure(name: str, seconds: float) -> dict[str, Any]:
         "plain": lambda: model(images, usable), "ours": lambda: quick(images, usable),
     }  # fmt: skip
     sixteen = None
-    if torch.ops.mkldnn._is_mkldnn_bf16_supported():
+    if multiplies_bfloat16():
         sixteen = fast(model, kind="bf16", calibration=[windows(model, side, 1)])
         contenders["bf16"] = lambda: sixteen(images, usable)
     if eight is not None:

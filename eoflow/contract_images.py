@@ -152,11 +152,6 @@ def _run(model: ImageModel, images: Tensor, usable: Tensor | None) -> dict[str, 
         return model.eval()(images, usable)  # type: ignore[no-any-return]
 
 
-def _dates(model: ImageModel, sample: Patches) -> tuple[Tensor, ...]:
-    """The days of the dates and the wanted one, for networks that ask for them."""
-    return (sample.days[:, :-1], sample.days[:, -1]) if getattr(model, "needs_times", False) else ()
-
-
 def _main(made: Setting, out: dict[str, Tensor]) -> Tensor:
     name = made.task.main_output
     assert name in out, f"forward returns {', '.join(out)} and no `{name}`"
@@ -247,6 +242,8 @@ def _no_parameters(made: Setting) -> None:
 def _alive(made: Setting) -> None:
     import torch
 
+    from eoflow.models.images import asked_days
+
     model, sample = made.model().train(), made.sample(SIZES[0])
     images, usable = made.task.feed(sample)
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-2)
@@ -254,7 +251,7 @@ def _alive(made: Setting) -> None:
     alive: set[str] = set()
     for _ in range(4):  # layers that start at zero pass gradients on from the next step
         optimizer.zero_grad()
-        out = model(images, usable, *_dates(model, sample))
+        out = model(images, usable, *asked_days(model, sample.days))
         parts = [(x * torch.randn(x.shape, generator=rng)).mean() for x in out.values()]
         torch.autograd.backward(torch.stack(parts).sum())
         alive |= {k for k, p in model.named_parameters() if p.grad is not None and bool(p.grad.any())}
@@ -281,6 +278,8 @@ def _learnt(made: Setting, rate: float) -> tuple[float, float]:
     """The loss at first, and after training on one batch until it has fallen enough or the steps are over."""
     import torch
 
+    from eoflow.models.images import asked_days
+
     size, steps, left = LEARNING
     model = made.model().train()
     sample = made.sample((size, size))
@@ -289,7 +288,7 @@ def _learnt(made: Setting, rate: float) -> tuple[float, float]:
     for step in range(steps):
         torch.manual_seed(step)
         optimizer.zero_grad()
-        outputs = model(*made.task.feed(sample), *_dates(model, sample))
+        outputs = model(*made.task.feed(sample), *asked_days(model, sample.days))
         loss = made.task.loss(made.recipe, made.normalizer, outputs, sample, 0.0)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)

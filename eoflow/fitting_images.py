@@ -20,6 +20,7 @@ from torch.utils.data import IterableDataset
 
 from eoflow import fitting
 from eoflow.errors import BadInput
+from eoflow.models.images import asked_days
 from eoflow.prepare.scenes.samples import Samples, pass_over
 from eoflow.prepare.scenes.trainset import Patches
 from eoflow.registry import nearest
@@ -114,8 +115,7 @@ class ImageFitting(fitting.Stepped):
         """Loss of one batch."""
         images, usable = self.task.feed(batch)
         progress = self.global_step / self.recipe.training.steps
-        dated = getattr(self.model, "needs_times", False)
-        outputs = self.model(images, usable, *((batch.days[:, :-1], batch.days[:, -1]) if dated else ()))
+        outputs = self.model(images, usable, *asked_days(self.model, batch.days))
         outputs = {k: v.float() if isinstance(v, Tensor) else v for k, v in outputs.items()}
         with torch.autocast(images.device.type, enabled=False):
             return self.checked(self.task.loss(self.recipe, self.normalizer, outputs, batch, progress))

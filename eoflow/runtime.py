@@ -185,6 +185,11 @@ class Fast:
         return self.folder / f"{hashlib.sha256(text.encode()).hexdigest()[:16]}.onnx"
 
 
+def multiplies_bfloat16() -> bool:
+    """Whether this processor does (torch has no public name for it); elsewhere bfloat16 is slower than float32."""
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
 def fast(
     model: ImageModel, *, kind: Kind = "auto", identity: str = "", folder: str | Path | None = None,
     calibration: Iterable[Sample] | None = None, threads: int | None = None,
@@ -205,7 +210,7 @@ def fast(
     elif getattr(model, "needs_times", False) and kind != "bf16":
         chosen, note = "eager", "a network that is told the times of its dates runs in torch"
     elif kind == "bf16":
-        if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        if not multiplies_bfloat16():
             raise BadInput("this processor does not multiply in bfloat16: it would be slower than float32",
                            todo="EOFLOW_RUNTIME=auto")  # fmt: skip
     elif kind != "eager":

@@ -262,7 +262,8 @@ def test_an_ingest_that_only_fails_says_so_to_its_schedule(empty, tmp_path):
         for n in "ab":
             server.fault(f"/{n}.tif", 503, times=10_000)
         done = empty("--json", "ingest", far)
-        assert done.code == 1 and "HTTP 503" in done.document["error"]
+        assert done.code == 1
+        assert "HTTP 503" in done.document["error"]
         server.clear()
         server.fault("/b.tif", 503, times=10_000)
         done = empty("--json", "ingest", far)

@@ -61,6 +61,8 @@ class ImageModel(nn.Module):
     """Channels of the heads for the classes of both dates (1: one logit of two classes), of change networks."""
     closed_form: bool = False
     """True for a model that needs no gradient descent."""
+    needs_times: bool = False
+    """Also called with `times` (B, T) and `when` (B,), days of the dates and the wanted day from any origin."""
 
     def __init__(self, signature: ImageSignature) -> None:
         super().__init__()
@@ -69,6 +71,12 @@ class ImageModel(nn.Module):
     def forward(self, images: Tensor, usable: Tensor | None = None) -> dict[str, Tensor]:
         """See the class."""
         raise NotImplementedError
+
+
+def asked_days(model: nn.Module, days: Tensor) -> tuple[Tensor, ...]:
+    """What a model is called with behind images and usable: days (B, T + 1), the wanted one last -> times (B, T) and
+    when (B,), or nothing, where it does not ask for them."""
+    return (days[:, :-1], days[:, -1]) if getattr(model, "needs_times", False) else ()
 
 
 def padded(x: Tensor, multiple: int) -> tuple[Tensor, tuple[int, int]]:

@@ -26,8 +26,11 @@ def engine(model: Any, identity: str, stack: Stack, how: Input, plan: Plan) -> t
     """
     kind = settings().runtime
     small = plan.shape[0] * plan.shape[1] < LARGE
-    if getattr(model, "closed_form", True) or getattr(model, "needs_times", False) or (kind == "auto" and small):
+    if getattr(model, "closed_form", True) or (kind == "auto" and small):
         return model, ""
+    if getattr(model, "needs_times", False):
+        other = kind not in ("auto", "eager")
+        return model, f"Run in torch and not by {kind}: this network is told the days of its dates." if other else ""
     from eoflow.runtime import fast
 
     if kind not in FEWER:

@@ -90,7 +90,11 @@ def ground_names(checkpoint: ImageCheckpoint) -> tuple[str, ...]:
     if labels is None or labels.ground is None or not heads:
         return ()
     count = max(2, heads)
-    if len(labels.ground_classes) == count:
+    if len(labels.ground_classes) not in (0, count):
+        raise BadInput(f"{len(labels.ground_classes)} names for the {count} classes that the network tells apart",
+                       where=f"recipe {checkpoint.recipe.name}, patches.labels.ground_classes",
+                       todo="one name a class, or none")  # fmt: skip
+    if labels.ground_classes:
         return tuple(n.replace(" ", "_") for n in labels.ground_classes)
     return ("other", labels.ground) if heads == 1 else tuple(f"class_{i}" for i in range(count))
 

@@ -16,6 +16,7 @@ from eoflow.errors import BadInput
 from eoflow.predict_images import tiles
 from eoflow.predict_images.files import predict_files
 from eoflow.predict_images.run import predict_dataset
+from eoflow.runtime import multiplies_bfloat16
 from eoflow.windows import Plan
 
 OPTICAL = tuple(
@@ -171,7 +172,7 @@ def test_fewer_bits_are_said_and_cost_little(tmp_path, workspace, monkeypatch):
 
     pytest.importorskip("onnxruntime")
     fewer = {"int8": "8-bit convolutions"}
-    if torch.ops.mkldnn._is_mkldnn_bf16_supported():
+    if multiplies_bfloat16():
         fewer["bf16"] = "bfloat16 layers"
     scene = tif(tmp_path / "a_S1Hand.tif", radar((136, 120)))
     maps = {}
@@ -193,6 +194,25 @@ def test_fewer_bits_are_said_and_cost_little(tmp_path, workspace, monkeypatch):
         difference = np.abs(maps[runtime] - maps["eager"])
         assert np.nanmax(difference) > 0
         assert np.nanmean(difference) < 0.01
+
+
+def test_a_network_that_is_told_the_days_says_that_it_runs_in_torch(tmp_path, workspace, monkeypatch):
+    from eoflow.config import settings
+
+    (tmp_path / "in").mkdir()
+    files, _ = series(tmp_path / "in", dates=3)
+    said = {}
+    for runtime in ("auto", "onnx"):
+        monkeypatch.setenv("EOFLOW_RUNTIME", runtime)
+        settings.cache_clear()
+        try:
+            out = tmp_path / f"{runtime}.tif"
+            report = predict_files("cloud-removal", files, model="clouds-s2", out=out, workspace=workspace)
+        finally:
+            monkeypatch.delenv("EOFLOW_RUNTIME")
+            settings.cache_clear()
+        said[runtime] = [m for m in report.messages if "Run in torch and not by onnx" in m]
+    assert (len(said["auto"]), len(said["onnx"])) == (0, 1)
 
 
 def test_a_scene_without_a_value_needs_no_calibration(tmp_path, workspace, monkeypatch):

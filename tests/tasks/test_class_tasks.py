@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -186,6 +188,11 @@ def test_a_semantic_change_says_from_what_to_what(classes):
     assert list(layers) == ["class", "probability", "before", "after"]
     assert layers["after"].attrs["flag_meanings"] == ("other cover" if classes == 1 else "water forest town")
     assert layers["after"].attrs["flag_values"] == [0, 1] if classes == 1 else [0, 1, 2]
+
+    wrong = labels.model_copy(update={"ground_classes": ("water",)})
+    other = one.recipe.model_copy(update={"patches": patches.model_copy(update={"labels": wrong})})
+    with pytest.raises(BadInput, match=f"1 names for the {max(2, classes)} classes"):
+        one.task.layers(dataclasses.replace(found, recipe=other))
 
     count = max(2, classes)
     truth = torch.arange(count * count).reshape(count, count)  # every pair of classes has a pixel
