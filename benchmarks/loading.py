@@ -19,8 +19,12 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from eoflow.prepare.trainset import TrainSet
 
 ROWS, COLUMNS, BATCH = 121, 240, 32
 STEP_BYTES = 4 * ROWS * COLUMNS
@@ -58,11 +62,11 @@ def make(folder: Path, megabytes: int) -> None:
         ledger.write(tx)
     recipe = Recipe(name="bench", title="bench", network=NetworkRef(name="persistence"))
     period = f"{str(times[0])[:10]}/{str(times[-1])[:10]}"
-    done = prepare(recipe, "bench", train_period=period, workspace=folder)
+    done = prepare(recipe, "bench", train_period=period, workspace=str(folder))
     (folder / "set").write_text(str(done.path))
 
 
-def archive_store(folder: Path):
+def archive_store(folder: Path) -> Any:
     """The read-only store of the archive."""
     from eoflow.archive import Archive
     from eoflow.workspace import Workspace
@@ -71,7 +75,7 @@ def archive_store(folder: Path):
     return archive.repo.readonly_session("main").store
 
 
-def trainset(folder: Path, memory_mb: int):
+def trainset(folder: Path, memory_mb: int) -> TrainSet:
     """The prepared set, kept in memory or not."""
     from eoflow.prepare.trainset import TrainSet
 
@@ -95,7 +99,7 @@ def eoflow_random(folder: Path, memory_mb: int) -> Callable[[np.random.Generator
 def eoflow_epoch(folder: Path) -> Callable[[np.random.Generator], int]:
     """Batches of an epoch in its shuffled order, the set larger than the memory that is allowed."""
     data = trainset(folder, 0)
-    epoch = [0, data.batches(2, BATCH)]
+    epoch: list[Any] = [0, data.batches(2, BATCH)]
 
     def step(rng: np.random.Generator) -> int:
         for states, _ in epoch[1]:
@@ -111,6 +115,7 @@ def zarr_python(folder: Path, prepared: bool) -> Callable[[np.random.Generator],
     """One slice a pair with zarr-python and its default pipeline."""
     import zarr
 
+    array: Any
     if prepared:
         array = zarr.open_array((folder / "set").read_text() + "/data", mode="r")
     else:
@@ -124,7 +129,7 @@ def zarr_python(folder: Path, prepared: bool) -> Callable[[np.random.Generator],
     return step
 
 
-def xbatcher_(folder: Path, prepared: bool, chunks, load: bool = False) -> Callable[[np.random.Generator], int]:
+def xbatcher_(folder: Path, prepared: bool, chunks: Any, load: bool = False) -> Callable[[np.random.Generator], int]:
     """One batch a pair, by number."""
     import xarray as xr
     import xbatcher

@@ -38,7 +38,7 @@ def recipes() -> list[str]:
     from eoflow import catalog, registry
     from eoflow.catalog_images import ImageRecipe
 
-    found = {}
+    found: dict[str, str] = {}
     for name in catalog.names("models"):
         recipe = catalog.recipe(name)
         if isinstance(recipe, ImageRecipe) and not registry.load("models", recipe.network.name).closed_form:
@@ -154,7 +154,7 @@ def training(seconds: float, side: int) -> dict[str, float]:
                 model(inputs)["logits"], (inputs[:, 0, :1] > 0).float()
             )
             optimiser.zero_grad()
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             optimiser.step()
 
         spent: dict[str, list[float]] = {"loader": [], "memory": []}

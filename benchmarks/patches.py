@@ -20,8 +20,12 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from eoflow.prepare.scenes import PatchSet
 
 PATCH, BATCH, BANDS = 256, 16, ("blue", "green", "red", "nir")
 SAMPLE_BYTES = 4 * len(BANDS) * PATCH * PATCH
@@ -72,7 +76,7 @@ def make(folder: Path, side: int, dates: int) -> None:
     (folder / "prepare").write_text(json.dumps({"seconds": time.perf_counter() - started, "patches": len(done.train)}))
 
 
-def patch_set(folder: Path, memory_mb: int):
+def patch_set(folder: Path, memory_mb: int) -> PatchSet:
     """The prepared set, kept in memory or not."""
     from eoflow.prepare.scenes import PatchSet
 
@@ -92,7 +96,7 @@ def eoflow_random(folder: Path, memory_mb: int) -> Step:
     return step
 
 
-def eoflow_epoch(folder: Path, **how: int) -> Step:
+def eoflow_epoch(folder: Path, **how: Any) -> Step:
     """Batches of shuffled epochs, the set not kept in memory."""
     from eoflow.prepare.scenes import PatchLoader
 
@@ -108,7 +112,7 @@ def eoflow_epoch(folder: Path, **how: int) -> Step:
     return step
 
 
-def as_tensor(stored: np.ndarray):
+def as_tensor(stored: np.ndarray) -> Any:
     """What a training loop does with it: reflectance in float32."""
     import torch
 
@@ -117,7 +121,7 @@ def as_tensor(stored: np.ndarray):
     return torch.from_numpy(out)
 
 
-def xbatcher_(folder: Path, chunks) -> Step:
+def xbatcher_(folder: Path, chunks: Any) -> Step:
     """One patch of one date at a time, from the cube."""
     import xbatcher
 

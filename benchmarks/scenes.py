@@ -130,9 +130,9 @@ def store(contestant: str, source: Path, target: Path, bands: tuple[str, ...]) -
 
 
 def _eoflow(source: Path, target: Path, bands: tuple[str, ...]) -> None:
-    import eoflow.ingest.run
+    import eoflow
 
-    eoflow.ingest.run.ingest(str(entry_for(source, bands)), workspace=str(target), now="2024-01-01")
+    eoflow.ingest(str(entry_for(source, bands)), workspace=str(target), now="2024-01-01")
 
 
 def _odc(source: Path, bands: tuple[str, ...]) -> Any:

@@ -93,7 +93,7 @@ def score_plainly(folder: Path, chunks: Any) -> dict[str, Any]:
         "acc": ((a * b).weighted(w).mean(area) / (activity * truth_activity)).mean("init_time"),
         "activity": activity.mean("init_time"),
     }
-    scores = dask.compute(scores)[0]
+    scores = dask.compute(scores)[0]  # type: ignore[attr-defined, no-untyped-call]
     return {f"{m} {v}": ds[v].values.tolist() for m, ds in scores.items() for v in VARIABLES}
 
 

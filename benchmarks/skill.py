@@ -50,7 +50,7 @@ def run(workspace: str, every: str, checkpoints: list[str], variable: str = "z50
         report = eoflow.forecast(
             "10d", dataset="sample-atmosphere", model=folder, init="2020-01-02/2020-12-31", every=every, workspace=ws
         )
-        card = eoflow.verify("sample-atmosphere", report.model, workspace=ws)
+        card: Any = eoflow.verify("sample-atmosphere", report.model, workspace=ws)
         table = {m: {d: card.get(m, variable, 24.0 * d, "rmse") for d in DAYS} for m in card.models}
         activity = [card.get(report.model, variable, 24.0 * d, "activity_ratio").value for d in DAYS]
         checks = []

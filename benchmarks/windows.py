@@ -105,7 +105,7 @@ class Bare:
 
     def __init__(self, net: nn.Module) -> None:
         side = CORE + 2 * SmallUNet.halo
-        self.net = net.eval().to(memory_format=torch.channels_last)
+        self.net = net.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.x = torch.rand(BATCH, len(BANDS), side, side).to(memory_format=torch.channels_last)
         self.pixels, self.seconds = 0, 0.0
         self(1)

@@ -26,13 +26,27 @@ _LAZY = {
 }
 _ROOMS = ("ingest", "prepare", "train", "verify", "demo", "composite", "export", "why")
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # to a type checker a verb is its function, and not the room of that name
+    from eoflow import products
+    from eoflow.composite.run import composite as composite
+    from eoflow.demo import demo as demo
+    from eoflow.export.run import export as export
+    from eoflow.ingest.run import backfill as backfill
+    from eoflow.ingest.run import gaps as gaps
+    from eoflow.ingest.run import history as history
+    from eoflow.ingest.run import ingest as ingest
+    from eoflow.ingest.run import rollback as rollback
     from eoflow.predict import forecast as forecast
     from eoflow.predict_images.verbs import change as change
     from eoflow.predict_images.verbs import clouds as clouds
     from eoflow.predict_images.verbs import flood as flood
-    from eoflow.products import open_product as open  # noqa: F401
+    from eoflow.prepare.run import prepare as prepare
+    from eoflow.train import train as train
+    from eoflow.verify.dispatch import verify as verify
+    from eoflow.why import why as why
     from eoflow.workspace import Workspace as Workspace
+
+    open = products.open_product
 
 __all__ = ["__version__", *_LAZY, *_ROOMS]
 

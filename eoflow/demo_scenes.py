@@ -71,7 +71,7 @@ def _composite(ws: Workspace, tell: Say) -> tuple[Any, Any]:
     from eoflow.cube import Cube
 
     box = Cube.load(ws, DATASET).grid(TILE).geobox.geographic_extent.boundingbox
-    made = eoflow.composite(DATASET, PERIOD, area=tuple(box), workspace=ws)
+    made = eoflow.composite(DATASET, PERIOD, area=(box.left, box.bottom, box.right, box.top), workspace=ws)
     tell(f"{made.method} of {PERIOD}: {made.unobserved:.1%} of the pixels without a clear observation")
     tell(made.open_lines)
     stac = importlib.util.find_spec("pystac") is not None  # an extra; the image is written without it too

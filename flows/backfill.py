@@ -35,4 +35,4 @@ def backfill(dataset: str, workspace: str | None = None, period: str | None = No
 
 
 if __name__ == "__main__":
-    backfill(*sys.argv[1:])
+    backfill(*sys.argv[1:])  # type: ignore[call-overload]  # Prefect reads the strings

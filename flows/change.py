@@ -35,4 +35,4 @@ def change(dataset: str, days: int = 60, model: str | None = None, workspace: st
 
 
 if __name__ == "__main__":
-    change(*sys.argv[1:])
+    change(*sys.argv[1:])  # type: ignore[call-overload]  # Prefect reads the strings

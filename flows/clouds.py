@@ -35,4 +35,4 @@ def clouds(dataset: str, days: int = 10, model: str | None = None, workspace: st
 
 
 if __name__ == "__main__":
-    clouds(*sys.argv[1:])
+    clouds(*sys.argv[1:])  # type: ignore[call-overload]  # Prefect reads the strings

@@ -34,4 +34,4 @@ def composite(dataset: str, days: int = 30, method: str = "median", workspace: s
 
 
 if __name__ == "__main__":
-    composite(*sys.argv[1:])
+    composite(*sys.argv[1:])  # type: ignore[call-overload]  # Prefect reads the strings

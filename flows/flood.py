@@ -35,4 +35,4 @@ def flood(dataset: str, days: int = 10, model: str | None = None, workspace: str
 
 
 if __name__ == "__main__":
-    flood(*sys.argv[1:])
+    flood(*sys.argv[1:])  # type: ignore[call-overload]  # Prefect reads the strings

@@ -33,4 +33,4 @@ def forecast(
 
 
 if __name__ == "__main__":
-    forecast(*sys.argv[1:])
+    forecast(*sys.argv[1:])  # type: ignore[call-overload]  # Prefect reads the strings

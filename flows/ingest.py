@@ -31,4 +31,4 @@ def ingest(dataset: str, workspace: str | None = None, period: str | None = None
 
 
 if __name__ == "__main__":
-    ingest(*sys.argv[1:])
+    ingest(*sys.argv[1:])  # type: ignore[call-overload]  # Prefect reads the strings

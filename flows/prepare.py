@@ -34,4 +34,4 @@ def prepare(dataset: str, recipe: str | None = None, workspace: str | None = Non
 
 
 if __name__ == "__main__":
-    prepare(*sys.argv[1:])
+    prepare(*sys.argv[1:])  # type: ignore[call-overload]  # Prefect reads the strings

@@ -30,4 +30,4 @@ def train(
 
 
 if __name__ == "__main__":
-    train(*sys.argv[1:])
+    train(*sys.argv[1:])  # type: ignore[call-overload]  # Prefect reads the strings

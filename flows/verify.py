@@ -49,4 +49,4 @@ def verify(
 
 
 if __name__ == "__main__":
-    verify(*sys.argv[1:])
+    verify(*sys.argv[1:])  # type: ignore[call-overload]  # Prefect reads the strings
