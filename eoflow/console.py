@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -31,6 +32,8 @@ OPTIONS = Options()
 WITH_VALUE = ("--workspace", "--dask")
 FLAGS = ("--json", "--quiet", "--debug", "--version")
 """Global options, with and without a value."""
+NO_SCREEN = 200
+"""Columns of a table that goes into a file or a pipe, where nothing says how wide the page is."""
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells have it."""
 
@@ -59,7 +62,10 @@ def console() -> Console:
     """The console for people: standard output, or standard error when a JSON document has that."""
     from rich.console import Console
 
-    return Console(stderr=OPTIONS.json, quiet=OPTIONS.quiet, highlight=False, soft_wrap=True)
+    out = Console(stderr=OPTIONS.json, quiet=OPTIONS.quiet, highlight=False, soft_wrap=True)
+    if not out.is_terminal and "COLUMNS" not in os.environ:
+        out.width = NO_SCREEN
+    return out
 
 
 def emit(document: Any, show: Callable[[Console], None] | None = None) -> None:

@@ -460,3 +460,18 @@ def test_a_real_grib_file(cli, realdata, tmp_path, name):
         look["longitude"] = look["longitude"].copy(data=wrapped(look["longitude"].values, ours.longitude.values))
         found = ours[mine].sel(time=look.pop("time")).sel(**look, method="nearest")
         np.testing.assert_array_equal(found.values, want.astype("f4"), err_msg=theirs)
+
+
+def test_a_table_in_a_file_is_not_cut_to_the_width_of_no_screen(monkeypatch, capsys):
+    from eoflow.console import NO_SCREEN, console
+    from eoflow.view.tables import rows_table
+
+    rows = [{f"model-{k}": 0.123456 + k for k in range(12)}]
+    monkeypatch.delenv("COLUMNS", raising=False)
+    console().print(rows_table(rows))
+    wide = capsys.readouterr().out
+    assert all(f"{0.123456 + k:.4g}" in wide for k in range(12))
+    assert 80 < max(map(len, wide.splitlines())) <= NO_SCREEN
+    monkeypatch.setenv("COLUMNS", "60")
+    console().print(rows_table(rows))
+    assert max(map(len, capsys.readouterr().out.splitlines())) <= 60

@@ -24,11 +24,12 @@ def table(card: ImageScorecard) -> Table:
     """
     h = card.header
     out = Table(title=escape(f"{h['dataset']}: {h['task']}, {h['split']}"), title_justify="left", show_lines=True)
-    out.add_column("", style="bold")
-    out.add_column("metric")
+    out.add_column("", style="bold", overflow="fold")
+    out.add_column("metric", overflow="fold")
     models = [*card.asked, *card.baselines]
     for m in models:
-        out.add_column(escape(m), justify="right", style="dim" if m in card.baselines else "")
+        style = "dim" if m in card.baselines else ""
+        out.add_column(escape(m), justify="right", style=style, overflow="fold")  # a digit left out is a wrong number
     for variable, metric in dict.fromkeys((r.variable, r.metric) for r in _ranked(card)):
         cells = [_cell(card, m, variable, metric) for m in models]
         out.add_row(escape(variable), escape(metric), *cells)

@@ -110,7 +110,7 @@ def scores_table(rows: Sequence[Mapping[str, Any]], title: str, channels: int | 
     table.add_column("variable", style="bold")
     table.add_column("model")
     for lead in leads:
-        table.add_column(lead_label(lead), justify="right")
+        table.add_column(lead_label(lead), justify="right", overflow="fold")
     at = {(r["variable"], r["model"], r["lead_hours"]): r["value"] for r in rows}
     for v in shown:
         models = list(dict.fromkeys(r["model"] for r in rows if r["variable"] == v))
@@ -151,7 +151,7 @@ def _variable_table(card: Scorecard, metric: str, variable: str, leads: Sequence
     table.add_column("model", style="bold")
     for lead in leads:
         n = next((r.n for m in card.models if (r := card.get(m, variable, lead, metric))), 0)
-        table.add_column(f"{lead_label(lead)}\n[dim]n {n}[/dim]", justify="right")
+        table.add_column(f"{lead_label(lead)}\n[dim]n {n}[/dim]", justify="right", overflow="fold")
     lower = about.get("better", "lower") != "higher"
     ranked = about.get("better", "lower") != "none"
     for m in card.models:
