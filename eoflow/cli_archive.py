@@ -122,7 +122,7 @@ def ingest(
     ] = None,
     now: Annotated[str | None, typer.Option(help="pretend it is this time (ISO)", hidden=True)] = None,
 ) -> None:
-    """Bring data into the archive, from where it stopped to now."""
+    """Bring data into the archive, from where it stopped to now. Exit 1 if all that was to come failed."""
     from eoflow.ingest.run import ingest as run
 
     _require_name(what, name)
@@ -175,7 +175,7 @@ def gaps(name: Name, now: Annotated[str | None, typer.Option(hidden=True)] = Non
 def backfill(
     name: Name, period: PeriodOption = None, now: Annotated[str | None, typer.Option(hidden=True)] = None
 ) -> None:
-    """Fetch what is missing, failed or partial inside the archive."""
+    """Fetch what is missing, failed or partial inside the archive. Exit 1 if all of it failed again."""
     from eoflow.ingest.run import backfill as run
 
     with progress_bar("backfill") as progress:

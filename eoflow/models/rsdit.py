@@ -5,7 +5,9 @@ inside windows of 8 x 8 tokens, over all of them in every fourth block, so that 
 label map is embedded densely (3 x 3 convolutions with layer norm and SiLU, halving down to the tokens) and added to the
 embedding of time; each token gets its own shift, scale and gate from that (adaLN-zero per token), all zero before
 training, so that every block starts as the identity.
-Our choices: images instead of the latents of an autoencoder (patch 4 instead of 2), no learned variance, v prediction.
+Our choices: images instead of the latents of an autoencoder (patch 4 instead of 2), no learned variance, v prediction,
+and labels that also enter beside the pixels: what a roof looks like does not follow from the mask, only where it ends,
+and a network that hears of the mask through zero gates alone is slow to find that out.
 """
 
 from __future__ import annotations
@@ -118,7 +120,7 @@ class RSDiT(nn.Module):
             raise ValueError(f"width {width} cannot be divided among {heads} heads")
         self.patch, self.multiple, self.channels = patch, patch * window, channels
         self.width = width
-        self.tokens = nn.Conv2d(channels, width, patch, patch)
+        self.tokens = nn.Conv2d(channels + classes, width, patch, patch)
         self.time = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width))
         self.labels = LabelEmbedding(classes, width, patch)
         self.blocks = nn.ModuleList(
@@ -142,7 +144,7 @@ class RSDiT(nn.Module):
             )
         condition = self.labels(labels) + self.time(time_features(t, self.width).to(x))[:, :, None, None]
         condition = condition.permute(0, 2, 3, 1)
-        h = self.tokens(x).permute(0, 2, 3, 1)
+        h = self.tokens(torch.cat([x, labels.to(x)], dim=1)).permute(0, 2, 3, 1)
         for block in self.blocks:
             h = block(h, condition)
         shift, scale = self.modulate(F.silu(condition)).chunk(2, dim=-1)

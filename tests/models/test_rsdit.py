@@ -118,3 +118,21 @@ def test_learns_to_paint_by_labels():
     noise = torch.randn(4, 1, 8, 8, generator=generator)
     out = diffusion.sample(lambda x, t: net(x, t, labels), noise, steps=10)
     assert ((out > 0) == (image > 0)).float().mean() > 0.9
+
+
+def test_guidance_goes_further_in_the_direction_of_what_is_told():
+    calls = []
+
+    def says(value):
+        def network(x, t):
+            calls.append(value)
+            return torch.full_like(x, value)
+
+        return network
+
+    x, t = torch.zeros(1, 1, 4, 4), torch.tensor([0.5])
+    assert diffusion.guided(says(2.0), says(0.5), 3.0)(x, t).unique().tolist() == [5.0]
+    assert sorted(calls) == [0.5, 2.0]
+    calls.clear()
+    assert diffusion.guided(says(2.0), says(0.5), 1.0)(x, t).unique().tolist() == [2.0]
+    assert calls == [2.0]
