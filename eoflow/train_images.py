@@ -177,7 +177,7 @@ def _chips(folder: Path, rec: ImageRecipe, begun: ImageCheckpoint | None) -> Sou
         found = open_chips(folder, rec, normalizer=kept[0], target_normalizer=kept[1])
     splits = {name: f"{len(samples)} samples" for name, samples in found.items()}
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", folder.resolve().name).strip("-._") or "chips"
-    about = {"chips": str(folder), "licence": "that of the files"}
+    about = {"chips": str(folder.resolve()), "licence": "that of the files"}
     return Source(name, found["train"], found["valid"], splits, about)
 
 

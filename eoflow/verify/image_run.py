@@ -228,6 +228,7 @@ def _header(
 def _about(r: Runner) -> dict[str, Any]:
     c = r.checkpoint
     return {"hash": c.hash, "network": c.recipe.network.name, "dates": c.signature.dates,
+            "trained_on": c.provenance.get("dataset"), "tuned_from": c.provenance.get("from"),
             "bands": [str(b) for b in r.normalizer.channels], "location": c.location}  # fmt: skip
 
 

@@ -72,7 +72,18 @@ def _caption(card: ImageScorecard) -> list[str]:
         f"{h['samples']} samples of {groups}; bands {', '.join(h['bands'])}",
         f"{h['pooling']}; below: {h['interval']}", "* best, ~ its interval reaches the best",
     ]  # fmt: skip
-    return lines + [f"note: {n}" for n in h.get("notes", [])]
+    return lines + _weights(card) + [f"note: {n}" for n in h.get("notes", [])]
+
+
+def _weights(card: ImageScorecard) -> list[str]:
+    """Which weights stand behind a name: a workspace's own go before those that are shipped."""
+    out = []
+    for name in card.asked:
+        about = card.header["models"].get(name, {})
+        if about.get("trained_on"):
+            tuned = f" (tuned, from {about['tuned_from']})" if about.get("tuned_from") else ""
+            out.append(f"{name}: weights {about['hash'][:8]}, trained on '{about['trained_on']}'{tuned}")
+    return out
 
 
 def show(console: Any, card: ImageScorecard, ws: Workspace, figure: Path | None) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import json
 from dataclasses import replace
 
@@ -21,6 +22,7 @@ from eoflow.quality import Quality
 from eoflow.verify import image_models
 from eoflow.verify.image_card import ImageScorecard
 from eoflow.verify.image_counts import Iou
+from eoflow.view.image_scores import table
 from eoflow.workspace import Workspace
 
 SMALL = ["network.options.width=4", "network.options.depth=2", "patches.patch=16", "training.crop=16",
@@ -35,7 +37,8 @@ def world(tmp_path_factory):
     floods(folder / "chips", ("Ghana", "India", "Spain", "Peru", "Chad", "Laos", "Mali"))
     floods(folder / "others", ("Rome", "Oslo", "Kiel", "Bonn", "Lyon", "Nice"), seed=9)
     waters.radar(ws)
-    report = eoflow.train("unet", chips=folder / "chips", overrides=SMALL, workspace=ws)
+    with contextlib.chdir(folder):  # verified from elsewhere: the folder is known again
+        report = eoflow.train("unet", chips="chips", overrides=SMALL, workspace=ws)
     return ws, folder, report
 
 
@@ -46,6 +49,8 @@ def test_scorecard_on_chips(world):
     assert (card.asked, card.baselines) == (["unet"], ["otsu", "band-thresholds"])
     assert card.header["groups"] == 6
     assert card.header["models"]["unet"]["hash"] == report.hash
+    assert card.header["models"]["unet"]["trained_on"] == "chips"
+    assert f"unet: weights {report.hash[:8]}, trained on 'chips'" in table(card).caption
     for model in card.models:
         row = card.get(model, "water", "iou")
         assert row.task == "segmentation"
