@@ -1,6 +1,6 @@
 """Image synthesis after Changen2, small: RS-DiT trained on sample aerial images, and a sheet of its samples to look at.
 
-    python -m benchmarks.synthesis --out sheet.png [--minutes 10] [--weights net.pt] [--guidance 3] [--size 64]
+    python -m benchmarks.synthesis --out sheet.png [--minutes 10] [--weights net.pt] [--guidance 1.5] [--size 64]
                                    [--places 80] [--width 192] [--depth 6]
 
 Trains on one machine (CPU) for so many minutes and writes a PNG. Rows: building masks; images made from them; the same
@@ -223,7 +223,7 @@ def main() -> None:
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--lr", type=float, default=5e-4)
-    parser.add_argument("--guidance", type=float, default=3.0)
+    parser.add_argument("--guidance", type=float, default=1.5)
     parser.add_argument("--weights", type=Path)
     asked = parser.parse_args()
     import torch
