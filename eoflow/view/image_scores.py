@@ -10,6 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from eoflow.checkpoint import SHIPPED
 from eoflow.view.tables import number
 
 if TYPE_CHECKING:
@@ -82,7 +83,8 @@ def _weights(card: ImageScorecard) -> list[str]:
         about = card.header["models"].get(name, {})
         if about.get("trained_on"):
             tuned = f" (tuned, from {about['tuned_from']})" if about.get("tuned_from") else ""
-            out.append(f"{name}: weights {about['hash'][:8]}, trained on '{about['trained_on']}'{tuned}")
+            where = "shipped" if Path(about["location"]).is_relative_to(SHIPPED) else about["location"]
+            out.append(f"{name}: {where}, trained on '{about['trained_on']}'{tuned}")
     return out
 
 

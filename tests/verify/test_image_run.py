@@ -50,7 +50,7 @@ def test_scorecard_on_chips(world):
     assert card.header["groups"] == 6
     assert card.header["models"]["unet"]["hash"] == report.hash
     assert card.header["models"]["unet"]["trained_on"] == "chips"
-    assert f"unet: weights {report.hash[:8]}, trained on 'chips'" in table(card).caption
+    assert f"unet: {report.folder}, trained on 'chips'" in table(card).caption
     for model in card.models:
         row = card.get(model, "water", "iou")
         assert row.task == "segmentation"
