@@ -463,9 +463,11 @@ def test_a_real_grib_file(cli, realdata, tmp_path, name):
 
 
 def test_a_table_in_a_file_is_not_cut_to_the_width_of_no_screen(monkeypatch, capsys):
-    from eoflow.console import NO_SCREEN, console
+    from eoflow.console import NO_SCREEN, OPTIONS, console
     from eoflow.view.tables import rows_table
 
+    monkeypatch.setattr(OPTIONS, "json", False)  # of whatever was called before
+    monkeypatch.setattr(OPTIONS, "quiet", False)
     rows = [{f"model-{k}": 0.123456 + k for k in range(12)}]
     monkeypatch.delenv("COLUMNS", raising=False)
     console().print(rows_table(rows))
