@@ -167,9 +167,9 @@ def _rio(source: Path, bands: tuple[str, ...]) -> Any:
 
 
 def _packed(bands: tuple[str, ...]) -> dict[str, Any]:
-    from zarr.codecs import BloscCodec
+    from eoflow.cube_layout import codec
 
-    return {b: {"compressors": BloscCodec(typesize=2, cname="lz4", clevel=5, shuffle="bitshuffle")} for b in bands}
+    return {b: {"compressors": codec("u2")} for b in bands}
 
 
 def _decode(source: Path, target: Path, *, threads: bool = True, pack: bool = False) -> None:

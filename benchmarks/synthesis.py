@@ -8,8 +8,9 @@ masks after an event (a building created or removed) with images in which everyt
 images of the training set beside their masks. With `--weights` the network is kept in that file and the next run goes
 on from it (0 minutes: only looks). Prints the loss as it falls and what one step costs; then, on places that were not
 trained on, the loss with the right masks beside that with another image's (what the labels are worth), and how much
-of the contrast between roofs and ground, as a share of that of rendered images, the made images have: 1 where roofs
-stand where the mask says, 0 where they stand anywhere. Not part of `make bench`.
+of the contrast between roofs and ground the made images have, as a share of that of rendered images, both less what
+another image's mask finds: 0 where roofs stand anywhere, 1 where they stand out as rendered ones do where the mask
+says; above 1 they are gaudy. Not part of `make bench`.
 """
 
 from __future__ import annotations
@@ -130,7 +131,8 @@ def drawn(net: Any, labels: Any, noise: Any, guidance: float, keep: Any = None, 
 
 def worth(net: Any, images: Array, masks: Array, size: int, guidance: float, count: int = 64) -> dict[str, float]:
     """`right` and `other`: the loss with the right labels and with another image's; `made` and `real`: mean distance of
-    colour between what a mask calls built and what lies around it; `share`: made / real above what shuffled masks have.
+    colour between what a mask calls built and what lies around it, less that by another image's mask; `share`: their
+    ratio.
     """
     import torch
 
@@ -148,10 +150,9 @@ def worth(net: Any, images: Array, masks: Array, size: int, guidance: float, cou
             out[name] = float(diffusion.loss(functools.partial(predicted, net, shown), image, same))
     noise = torch.randn(image.shape, generator=torch.Generator().manual_seed(6))
     made = drawn(net, labels, noise, guidance)
-    real, floor = contrast(image, labels), contrast(image, other)
-    out |= {"made": contrast(made, labels), "real": real, "floor": floor}
-    out["share"] = (out["made"] - floor) / (real - floor)
-    return out
+    for name, found in (("made", made), ("real", image)):
+        out[name] = contrast(found, labels) - contrast(found, other)
+    return out | {"share": out["made"] / out["real"]}
 
 
 def contrast(image: Any, labels: Any) -> float:
@@ -244,8 +245,8 @@ def main() -> None:
     for guidance in dict.fromkeys((1.0, asked.guidance)):
         w = worth(net, *other, asked.size, guidance)
         print(f"new places: loss {w['right']:.4f} with the right labels, {w['other']:.4f} with another image's; "
-              f"guidance {guidance:g}: contrast of roofs {w['made']:.3f}, rendered {w['real']:.3f}, "
-              f"by chance {w['floor']:.3f}: {w['share']:.0%}")  # fmt: skip
+              f"guidance {guidance:g}: roofs stand out by {w['made']:.3f}, rendered ones by {w['real']:.3f}: "
+              f"{w['share']:.0%}")  # fmt: skip
     png(asked.out, sheet(net, images, masks, asked.size, asked.guidance))
     print(f"wrote {asked.out}")
 
