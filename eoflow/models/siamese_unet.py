@@ -7,7 +7,9 @@ connections that carry either the absolute difference of the two encodings or bo
 1.55 M (conc) parameters, as published.
 Our choices: any number of bands, padding inside so that every size works, pixels that are not seen on both
 dates set to zero on both, plain convolutions in the decoder where the released code writes stride-1
-transposed ones (the same map).
+transposed ones (the same map), and in training the same channels are dropped on both dates: dropped apart,
+what they differ by would be mostly the dropping, and a network that learnt that finds no change once
+nothing is dropped.
 """
 
 from __future__ import annotations
@@ -31,6 +33,14 @@ def _convolutions(channels: list[int], dropout: float, *, last_plain: bool = Fal
         if not (last_plain and i == len(channels) - 2):
             layers += [nn.BatchNorm2d(c_out), nn.ReLU(), nn.Dropout2d(dropout)]
     return nn.Sequential(*layers)
+
+
+def _alike(dropout: nn.Dropout2d, dates: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """Channels of every sample dropped in training, the same ones on each date (B, C, H, W)."""
+    if not dropout.training or dropout.p == 0:
+        return dates
+    kept = dropout(dates[0].new_ones((*dates[0].shape[:2], 1, 1)))
+    return tuple(x * kept for x in dates)
 
 
 class SiameseUNet(ImageModel):
@@ -78,22 +88,25 @@ class SiameseUNet(ImageModel):
             ]
         )
 
-    def _encode(self, x: Tensor) -> tuple[list[Tensor], Tensor]:
-        """The four stages' outputs, finest first, and the coarsest one pooled."""
+    def _encode(self, *dates: Tensor) -> tuple[list[tuple[Tensor, ...]], Tensor]:
+        """The four stages' outputs of every date, finest first, and the coarsest one of the last date pooled.
+
+        One date after the other, as in the paper: batch statistics are those of a date, not of both.
+        """
         stages = []
         for stage in self.encoder:
-            stages.append(stage(x))
-            x = self.pool(stages[-1])
-        return stages, x
+            for layer in stage:  # type: ignore[attr-defined]
+                dates = _alike(layer, dates) if isinstance(layer, nn.Dropout2d) else tuple(map(layer, dates))
+            stages.append(dates)
+            dates = tuple(map(self.pool, dates))
+        return stages, dates[-1]
 
     def forward(self, images: Tensor, usable: Tensor | None = None) -> dict[str, Tensor]:
         """See ImageModel."""
         before, after, _ = two_dates(images, usable)
         (before, size), (after, _) = padded(before, self.multiple), padded(after, self.multiple)
-        # One after the other, as the paper's network does: batch statistics are those of a date, not of both.
-        first, _ = self._encode(before)
-        second, x = self._encode(after)
-        for up, decode, a, b in zip(self.up, self.decoder, reversed(first), reversed(second)):
+        stages, x = self._encode(before, after)
+        for up, decode, (a, b) in zip(self.up, self.decoder, reversed(stages)):
             skip = (a - b).abs() if self.mode == "diff" else torch.cat([a, b], dim=1)
             x = decode(torch.cat([up(x), skip], dim=1))
         return {"logits": x[..., : size[0], : size[1]]}

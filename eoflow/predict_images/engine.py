@@ -26,11 +26,11 @@ def engine(model: Any, identity: str, stack: Stack, how: Input, plan: Plan) -> t
     """
     kind = settings().runtime
     small = plan.shape[0] * plan.shape[1] < LARGE
-    if getattr(model, "closed_form", True) or (kind == "auto" and small):
+    if kind == "auto" and small:
         return model, ""
-    if getattr(model, "needs_times", False):
-        other = kind not in ("auto", "eager")
-        return model, f"Run in torch and not by {kind}: this network is told the days of its dates." if other else ""
+    if _as_it_is(model):
+        asked = kind not in ("auto", "eager") and not getattr(model, "closed_form", True)
+        return model, f"Run in torch and not by {kind}: this network is told the days of its dates." if asked else ""
     from eoflow.runtime import fast
 
     if kind not in FEWER:
@@ -45,9 +45,15 @@ def engine(model: Any, identity: str, stack: Stack, how: Input, plan: Plan) -> t
     return quick, f"{FEWER[kind]}. Difference from 32 bits on {CALIBRATION} windows of the scene at most: {lost}."
 
 
-def fewer_bits() -> list[str]:
+def fewer_bits(model: Any) -> list[str]:
     """The runtime's name where its numbers are not those of 32 bits to 1e-4: what it makes is another product."""
-    return [settings().runtime] if settings().runtime in FEWER else []
+    kind = settings().runtime
+    return [kind] if kind in FEWER and not _as_it_is(model) else []
+
+
+def _as_it_is(model: Any) -> bool:
+    """Whether plain torch runs it, whatever the setting: without weights, or told the days of its dates."""
+    return bool(getattr(model, "closed_form", True) or getattr(model, "needs_times", False))
 
 
 def _windows(stack: Stack, how: Input, plan: Plan) -> list[tuple[torch.Tensor, torch.Tensor]]:

@@ -150,7 +150,8 @@ def _identity(part: Part) -> str:
             stat = Path(band.href).stat()
             files.append([band.href, band.index, stat.st_size, stat.st_mtime_ns])
         files.append([s.model_dump(mode="json") for s in shot.specs])
-    said = [files, part.checkpoint.hash, part.checkpoint.name, str(part.picture.want), part.keep, fewer_bits()]
+    found = part.checkpoint
+    said = [files, found.hash, found.name, str(part.picture.want), part.keep, fewer_bits(found.model)]
     return hashlib.blake2b(json.dumps(said, default=str).encode(), digest_size=16).hexdigest()
 
 

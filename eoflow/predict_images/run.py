@@ -190,7 +190,7 @@ def _identity(
         file = [hashlib.sha256(Path(reference.path).read_bytes()).hexdigest(), reference.above]
     said: list[Any] = [
         FORMAT, task, cube.name, checkpoint.name, checkpoint.hash, [b.model_dump(mode="json") for b in specs],
-        str(asked.area), asked.keep, [z.hash for z in zones], file, *fewer_bits(),
+        str(asked.area), asked.keep, [z.hash for z in zones], file, *fewer_bits(checkpoint.model),
     ]  # fmt: skip
     for p in parts:
         for wants in (p.wants, p.earlier):

@@ -51,7 +51,7 @@ class Runner:
         inputs = self._encoded(sample)
         images, usable = self.checkpoint.task.feed(sample._replace(inputs=inputs))
         more: dict[str, Any] = {}
-        if getattr(self.checkpoint.model, "needs_times", False) and days is not None:
+        if self.checkpoint.model.needs_times and days is not None:
             more = {"times": torch.from_numpy(days)[None], "when": None if when is None else torch.tensor([when])}
         with torch.inference_mode():
             outputs = _forward(self.checkpoint.model, images, usable, more)

@@ -121,3 +121,15 @@ def test_refuses_what_it_cannot_do():
         small()(torch.zeros(1, 3, 4, 16, 16))
     with pytest.raises(TypeError):
         SiameseUNet(PAIR, depth=3)
+
+
+def test_in_training_the_same_channels_are_dropped_on_both_dates(mode):
+    """Two equal dates are equal all the way down; dropped apart they would differ by what was dropped."""
+    net = SiameseUNet(PAIR, mode=mode, width=4, dropout=0.5).train()
+    x = torch.randn(3, 4, 32, 32)
+    pairs, _ = net._encode(x, x)
+    for before, after in pairs:
+        assert torch.equal(before, after)
+        gone = (before == 0).all(dim=(2, 3))
+        assert gone.any()
+        assert not gone.all()

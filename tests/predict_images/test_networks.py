@@ -166,10 +166,22 @@ def test_on_dask_the_product_is_the_same(tmp_path, workspace, monkeypatch):
     assert one.windows == two.windows > 1
 
 
-def test_fewer_bits_are_said_and_cost_little(tmp_path, workspace, monkeypatch):
-    """The shipped network in 32, 16 and 8 bits: nearly the same map, and the difference is told."""
+@pytest.fixture
+def run_by(monkeypatch):
+    """run_by(kind): the setting `runtime`, until the test ends."""
     from eoflow.config import settings
 
+    def choose(kind):
+        monkeypatch.setenv("EOFLOW_RUNTIME", kind)
+        settings.cache_clear()
+
+    yield choose
+    monkeypatch.delenv("EOFLOW_RUNTIME", raising=False)
+    settings.cache_clear()
+
+
+def test_fewer_bits_are_said_and_cost_little(tmp_path, workspace, monkeypatch, run_by):
+    """The shipped network in 32, 16 and 8 bits: nearly the same map, and the difference is told."""
     pytest.importorskip("onnxruntime")
     fewer = {"int8": "8-bit convolutions"}
     if multiplies_bfloat16():
@@ -177,16 +189,9 @@ def test_fewer_bits_are_said_and_cost_little(tmp_path, workspace, monkeypatch):
     scene = tif(tmp_path / "a_S1Hand.tif", radar((136, 120)))
     maps = {}
     for runtime in ("eager", "onnx", *fewer):
-        monkeypatch.setenv("EOFLOW_RUNTIME", runtime)
-        settings.cache_clear()
-        try:
-            small_windows(monkeypatch)
-            report = predict_files(
-                "segmentation", [scene], model="flood-s1", out=tmp_path / runtime, workspace=workspace
-            )
-        finally:
-            monkeypatch.delenv("EOFLOW_RUNTIME")
-            settings.cache_clear()
+        run_by(runtime)
+        small_windows(monkeypatch)
+        report = predict_files("segmentation", [scene], model="flood-s1", out=tmp_path / runtime, workspace=workspace)
         assert [m.split(".")[0] for m in report.messages if "32 bits" in m] == [fewer[r] for r in fewer if r == runtime]
         maps[runtime] = read(tmp_path / runtime / "a_S1Hand_prob.tif")[0]
     assert np.nanmax(np.abs(maps["onnx"] - maps["eager"])) < 1e-4
@@ -196,35 +201,21 @@ def test_fewer_bits_are_said_and_cost_little(tmp_path, workspace, monkeypatch):
         assert np.nanmean(difference) < 0.01
 
 
-def test_a_network_that_is_told_the_days_says_that_it_runs_in_torch(tmp_path, workspace, monkeypatch):
-    from eoflow.config import settings
-
+def test_a_network_that_is_told_the_days_says_that_it_runs_in_torch(tmp_path, workspace, run_by):
     (tmp_path / "in").mkdir()
     files, _ = series(tmp_path / "in", dates=3)
     said = {}
     for runtime in ("auto", "onnx"):
-        monkeypatch.setenv("EOFLOW_RUNTIME", runtime)
-        settings.cache_clear()
-        try:
-            out = tmp_path / f"{runtime}.tif"
-            report = predict_files("cloud-removal", files, model="clouds-s2", out=out, workspace=workspace)
-        finally:
-            monkeypatch.delenv("EOFLOW_RUNTIME")
-            settings.cache_clear()
+        run_by(runtime)
+        out = tmp_path / f"{runtime}.tif"
+        report = predict_files("cloud-removal", files, model="clouds-s2", out=out, workspace=workspace)
         said[runtime] = [m for m in report.messages if "Run in torch and not by onnx" in m]
     assert (len(said["auto"]), len(said["onnx"])) == (0, 1)
 
 
-def test_a_scene_without_a_value_needs_no_calibration(tmp_path, workspace, monkeypatch):
-    from eoflow.config import settings
-
+def test_a_scene_without_a_value_needs_no_calibration(tmp_path, workspace, run_by):
     pytest.importorskip("onnxruntime")
     scene = tif(tmp_path / "b_S1Hand.tif", np.full((2, 64, 64), np.nan, "f4"))
-    monkeypatch.setenv("EOFLOW_RUNTIME", "int8")
-    settings.cache_clear()
-    try:
-        report = predict_files("segmentation", [scene], model="flood-s1", out=tmp_path / "o", workspace=workspace)
-    finally:
-        monkeypatch.delenv("EOFLOW_RUNTIME")
-        settings.cache_clear()
+    run_by("int8")
+    report = predict_files("segmentation", [scene], model="flood-s1", out=tmp_path / "o", workspace=workspace)
     assert any("no pixel could be judged" in m for m in report.messages)
