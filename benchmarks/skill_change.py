@@ -103,7 +103,7 @@ def counted(folder: Path, model: str, recipe: str) -> dict[str, tuple[float, ...
         sample = spatial(sample, lambda x, h=height, w=width: x[..., :h, :w])  # type: ignore[misc]
         images, usable = found.task.feed(sample)
         with torch.no_grad():
-            said = found.model(images, usable)["logits"][:, 0].sigmoid() > found.recipe.threshold
+            said = found.model(images, usable)["logits"][:, 0].sigmoid() > found.recipe.cut
         true, known = sample.labels[:, 0] == 1, sample.labels[:, 0] >= 0
         numbers = ((said & true & known).sum(), (said & known).sum(), true.sum())
         name = str(samples.describe(k)["tile"])

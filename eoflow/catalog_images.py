@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -69,6 +69,9 @@ class ImageGate(Model):
     metric: str | None = None
 
 
+Threshold = Annotated[float, Field(gt=0, lt=1)]
+
+
 class ImageRecipe(Model):
     """Task, network, inputs, augmentation, loss, training, gate: everything that makes a checkpoint, but the data.
 
@@ -87,7 +90,9 @@ class ImageRecipe(Model):
     loss: LossRef | None = Field(default=None, description="the task's own if left out")
     training: ImageTraining = ImageTraining()
     tuning: ImageTuning = ImageTuning()
-    threshold: float = Field(default=0.5, gt=0, lt=1, description="probability from which a pixel has class 1")
+    threshold: Threshold | Literal["validation"] = Field(
+        default=0.5, description="probability above which a pixel has class 1; or where F1 is largest in validation"
+    )
     baselines: tuple[str, ...] = Field(default=(), description="models beside it in every scorecard; the task's own")
     gate: ImageGate = ImageGate()
     notes: str | None = None
@@ -108,6 +113,11 @@ class ImageRecipe(Model):
     def trained_name(self) -> str:
         """What `--model` takes, and the folder of its checkpoints."""
         return self.model or self.name
+
+    @property
+    def cut(self) -> float:
+        """The threshold as a number: 0.5 as long as training has not chosen it."""
+        return 0.5 if self.threshold == "validation" else self.threshold
 
     def tuned(self) -> ImageRecipe:
         """This recipe for a training that starts from its own weights: `tuning` replaces parts of `training`."""

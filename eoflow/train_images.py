@@ -72,6 +72,8 @@ def train_images(
     source = _chips(Path(chips), rec, begun) if chips is not None else _dataset(ws, str(dataset), rec, begun, progress)
     data = source.train
     rec = rec.model_copy(update={"patches": data.recipe})
+    if begun is not None and rec.threshold == "validation":  # a few chips are too few to choose by
+        rec = rec.model_copy(update={"threshold": begun.recipe.cut})
     signature = task.signature(rec)
     torch.manual_seed(rec.training.seed)
     schema = reduced(data.schema, data.normalizer.channels, data.recipe.targets)
@@ -106,6 +108,10 @@ def train_images(
                 "steps": steps,
             },
         )  # fmt: skip
+        if rec.threshold == "validation":
+            cut = validation_images.chosen_threshold(result, source.valid)
+            result.recipe = rec.model_copy(update={"threshold": cut})
+            result.provenance["threshold"] = "where F1 is largest on the validation split, so that its scores flatter"
         result.scores, unable = validation_images.scores(result, source.valid, source.name, progress, begun)
         result.card = validation_images.write_card(result, unable)
         folder = checkpoint.store(result, ws, source.name)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from eoflow.checkpoint_images import ImageCheckpoint
 from eoflow.errors import BadInput
-from eoflow.models.images import parameters
+from eoflow.models.images import asked_days, parameters
 from eoflow.prepare.scenes import samples as samples_
 from eoflow.prepare.scenes.trainset import Patches
 
@@ -25,6 +25,8 @@ AT_MOST = 1000
 DRAWS = 200
 BEFORE = "before tuning"
 """In the scores of a fine-tuned model: what it began with."""
+THRESHOLDS = 100
+"""Cuts between which `chosen_threshold` chooses."""
 MOSAIC = 64
 """Samples at most that are laid out as one image."""
 Progress = Callable[[float, float, str], None]
@@ -56,6 +58,35 @@ def scored(checkpoint: ImageCheckpoint, data: Samples, indices: Array) -> dict[s
     checkpoint.model.cpu()
     back = np.argsort(np.concatenate(order), kind="stable")  # indices ascend
     return {name: np.concatenate(parts)[back] for name, parts in kept.items()}
+
+
+def chosen_threshold(checkpoint: ImageCheckpoint, data: Samples) -> float:
+    """The probability of class 1 above which the F1 over all labelled pixels is largest, in hundredths.
+
+    0.5 where no pixel is of class 1, or there are more than two classes. A network that is rightly unsure never says
+    more than a half: the best cut is half of the best F1 (Lipton et al. 2014, doi 10.1007/978-3-662-44851-9_15).
+    """
+    from eoflow.tasks.images import classify
+
+    task: Any = checkpoint.task
+    if len(task.class_names(checkpoint.recipe)) != 2 or not len(data):
+        return 0.5
+    counts = np.zeros((2, THRESHOLDS))  # labelled pixels of class 0 and 1 by their probability
+    indices = np.unique(np.linspace(0, len(data) - 1, min(AT_MOST, len(data))).round().astype(int))
+    for chosen in _batches(data, indices, False, checkpoint.recipe.training.batch_size):
+        sample = data.batch(chosen)
+        images, usable = task.feed(sample)
+        with torch.inference_mode():
+            outputs = checkpoint.model(images, usable, *asked_days(checkpoint.model, sample.days))
+        chance, target = classify(outputs["logits"])[1], task.target(sample, usable)
+        cell = (chance * THRESHOLDS).long().clamp_max(THRESHOLDS - 1)
+        for label in (0, 1):
+            counts[label] += np.bincount(cell[target == label].numpy(), minlength=THRESHOLDS)
+    if not counts[1].any():
+        return 0.5
+    wrong, right = (counts[label, ::-1].cumsum()[::-1] for label in (0, 1))  # said, at each cut
+    f1 = 2 * right / (right + wrong + counts[1].sum())
+    return float(f1[1:].argmax() + 1) / THRESHOLDS
 
 
 def _batches(data: Samples, indices: Array, together: bool, size: int) -> Iterator[Array]:
@@ -199,6 +230,8 @@ def write_card(checkpoint: ImageCheckpoint, unable: dict[str, str]) -> str:
         f"- samples: {', '.join(f'{k} {v}' for k, v in checkpoint.splits.items() if k != 'proof')}",
         f"- parameters: {parameters(checkpoint.model):,}; hash of content: `config.json`",
     ]  # fmt: skip
+    if made.get("threshold"):
+        lines.append(f"- class 1 above a probability of {recipe.cut:.2f}: {made['threshold']}")
     if made.get("from"):
         lines.append(f"- fine-tuned from: {made['from']}")
     if checkpoint.scores:

@@ -14,9 +14,10 @@ import waters
 from commandline import CommandLine
 
 import eoflow
-from eoflow import catalog, checkpoint
+from eoflow import catalog, checkpoint, validation_images
 from eoflow.checkpoint_images import ImageCheckpoint
 from eoflow.errors import BadInput
+from eoflow.prepare.scenes.run import prepare_patches
 from eoflow.workspace import Workspace
 
 LEARNT = [*waters.FLOODS, "training.steps=90", "training.save_every=45", "training.lr=1e-2"]
@@ -137,6 +138,35 @@ def test_without_a_word_fine_tuning_is_gentler_than_training():
 def test_bad_recipes(world, overrides, start, message):
     with pytest.raises(BadInput, match=message):
         eoflow.train("unet", "s1", overrides=[*waters.FLOODS, *overrides], start=start, workspace=world[0])
+
+
+def test_the_threshold_is_where_f1_is_largest_on_the_validation_split(world, tmp_path):
+    """Beside the scores of every other threshold; a fine-tuned model keeps the one of its start."""
+    ws = copy(world[0], tmp_path, without="nothing")
+    few = [*waters.FLOODS, "training.steps=20", "threshold=validation", "name=unsure"]
+    made = ImageCheckpoint.from_pretrained(eoflow.train("unet", "s1", overrides=few, workspace=ws).folder)
+    valid = prepare_patches("s1", made.recipe.patches, workspace=ws).train.with_split("valid")
+    best = made.recipe.threshold
+
+    def f1(threshold):
+        made.recipe = made.recipe.model_copy(update={"threshold": threshold})
+        found = validation_images.scored(made, valid, np.arange(len(valid)))
+        return made.task.summary(made, found)["water", "f1"]
+
+    others = {k / 100: f1(k / 100) for k in range(1, 100)}
+    assert others[best] == max(others.values())
+    assert min(others.values()) < others[best] > others[0.5] - 1e-9
+    assert f"above a probability of {best:.2f}" in made.card
+    tuned = eoflow.train("unet", "s1", overrides=[*few, "training.steps=2"], start=made.location, workspace=ws)
+    assert ImageCheckpoint.from_pretrained(tuned.folder).recipe.threshold == best
+
+
+def test_without_a_pixel_of_the_class_the_threshold_is_a_half(world):
+    one = ImageCheckpoint.from_pretrained(world[1].folder)
+    dry = prepare_patches("s1", one.recipe.patches, workspace=world[0]).train.with_split("valid")
+    batch = dry.batch
+    dry.batch = lambda indices: (found := batch(indices))._replace(labels=found.labels.clamp(max=0))
+    assert validation_images.chosen_threshold(one, dry) == 0.5
 
 
 def test_bad_requests(world):

@@ -227,7 +227,7 @@ class ClassTask(ImageTaskBase):
     def score(self, checkpoint: ImageCheckpoint, outputs: dict[str, Tensor], sample: Patches) -> Scored:
         """`confusion` (B, K, K): labelled pixels of each class (row) that were given each class (column)."""
         target = self.target(sample, self.feed(sample)[1])
-        given, _ = classify(outputs["logits"], checkpoint.recipe.threshold)
+        given, _ = classify(outputs["logits"], checkpoint.recipe.cut)
         count = len(self.class_names(checkpoint.recipe))
         keep = target >= 0
         at = (torch.arange(len(target), device=target.device)[:, None, None] * count + target) * count + given
@@ -274,7 +274,7 @@ class ClassTask(ImageTaskBase):
 
     def decode(self, checkpoint: ImageCheckpoint, outputs: Any, usable: Any) -> Any:
         """logits (K, h, w) and usable (T, h, w) -> class and probability (1, h, w), of what all dates saw."""
-        given, probability = classify(torch.as_tensor(np.asarray(outputs["logits"]))[None], checkpoint.recipe.threshold)
+        given, probability = classify(torch.as_tensor(np.asarray(outputs["logits"]))[None], checkpoint.recipe.cut)
         chance = probability[0].numpy().astype(np.float32)
         known = np.asarray(usable, bool).all(0) & np.isfinite(chance)
         return {

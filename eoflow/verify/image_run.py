@@ -241,7 +241,7 @@ def _probabilities(tally: Tally, own: Sequence[Runner], groups: Sequence[str]) -
             continue
         best = best_threshold(sums)
         out[r.name] = {
-            "reliability": reliability(sums), "threshold_used": r.checkpoint.recipe.threshold,
+            "reliability": reliability(sums), "threshold_used": r.checkpoint.recipe.cut,
             "best_threshold": None if best is None else {"threshold": best[0], "iou": best[1],
                                                          "note": "chosen on the very samples that are scored"},
         }  # fmt: skip
