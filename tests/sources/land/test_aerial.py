@@ -86,6 +86,28 @@ def test_on_coarse_places_blocks_change_not_roofs():
     assert s.change[1].mean() > after.canvas.roof.mean()
 
 
+def test_a_new_roof_on_a_house_that_stays_is_seen_and_is_no_change():
+    plan = still(6, SIZE, 2.0)
+    house = Building(48.0, 48.0, 0.0, ((0.0, 0.0, 20.0, 20.0),), 3.0, 0.0, False, (0.3, 0.3, 0.3), "membrane",
+                     (True, True), 1, again=((0.2, 0.3, 0.9), "metal"))  # fmt: skip
+    plan.buildings[:], plan.trees[:] = [house], []
+    views = [view(np.random.default_rng(1), 2.0)] * 2
+    drawn = [render.Renderer(plan, v, k, 5) for k, v in enumerate(views)]
+    first, second = (r.image()[46:50, 46:50].reshape(-1, 3).mean(0) for r in drawn)
+    assert first.max() - first.min() < 0.3 * first.max()
+    assert second[2] > 1.5 * second[0]
+    assert not scene._change(plan, drawn[0], 1, views, SIZE - 2 * scene.MARGIN).any()
+
+
+def test_around_cities_some_houses_get_new_roofs_and_no_other_place_does():
+    again = {
+        gsd: [b.again for k in range(12) for b in layout.plan(np.random.default_rng(k), SIZE, gsd).buildings]
+        for gsd in (0.5, 2.0)
+    }
+    assert not any(again[0.5])
+    assert 0.02 < np.mean([a is not None for a in again[2.0]]) < 0.5
+
+
 def test_more_dates_change_one_after_the_other():
     s = aerial.series(5, 3, SIZE, dates=4, gsd=0.6)
     assert s.images.shape[0] == 4

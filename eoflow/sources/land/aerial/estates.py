@@ -24,6 +24,10 @@ METAL: tuple[Colour, ...] = (
 )  # fmt: skip
 
 
+ROOFS: tuple[Colour, ...] = (GREYS[0], GREYS[1], GREYS[4], GREYS[6], WARM[0], WARM[1], METAL[2], METAL[1])
+"""Around large cities."""
+
+
 @dataclass(frozen=True)
 class Style:
     """The hand of one builder: roofs that are alike, pitch, sizes, gardens."""
@@ -43,7 +47,7 @@ def style(gen: Generator, coarse: bool) -> Style:
     count = 1 if gen.random() < 0.5 else int(gen.integers(2, 5))
     roofs = tuple(pool[int(k)] for k in gen.integers(0, len(pool), count))
     if coarse:
-        roofs = (GREYS[0], GREYS[1], GREYS[4], WARM[0], WARM[1])[: int(gen.integers(2, 6))]
+        roofs = tuple(ROOFS[int(k)] for k in gen.choice(len(ROOFS), int(gen.integers(2, 6)), replace=False))
     return Style(
         roofs, float(gen.uniform(0.01, 0.08)), float(gen.uniform(0.3, 0.8)), float(gen.uniform(15, 26)),
         float(gen.uniform(5, 9)), float(gen.choice([0.2, 0.8, 2.0])), float(gen.choice([0.0, 0.05, 0.25])),
@@ -64,10 +68,30 @@ def build(
     elif use == "apartments":
         _apartments(gen, frame, b, s, buildings, coarse)
     elif use in ("village", "site"):
-        _village(gen, frame, b, s, buildings, 0.94 if use == "village" else 0.12)
+        _village(gen, frame, b, s, buildings, 0.94 if use == "village" else float(gen.uniform(0.1, 0.35)))
+    if coarse:
+        _rows_of_trees(gen, frame, b, trees)
     built = [(x.x, x.y, max(max(abs(p[0]) + p[2], abs(p[1]) + p[3]) for p in x.parts), x.there)
              for x in buildings[made:]]  # fmt: skip
     _plants(gen, frame, b, s, built, trees)
+
+
+def _rows_of_trees(gen: Generator, frame: Frame, b: Block, trees: list[Tree]) -> None:
+    """Trees between the houses of a village, and along the edges of some land: on both dates, where nothing is built
+    meanwhile."""
+    there = (True, b.before == b.after or gen.random() < 0.3)
+    if b.use(1) == "village" and gen.random() < 0.5:
+        if b.before != "village":
+            there = (False, True)
+        for _ in range(int((b.u1 - b.u0) * (b.v1 - b.v0) / gen.uniform(100, 500))):
+            x, y, _ = frame.image(gen.uniform(b.u0, b.u1), gen.uniform(b.v0, b.v1))
+            trees.append(_tree(gen, x, y, float(gen.uniform(2, 4.5)), there))
+    if gen.random() < 0.3:
+        at, apart = gen.choice([b.u0, b.u1]), gen.uniform(5, 12)
+        for v in np.arange(b.v0, b.v1, apart):
+            if gen.random() < 0.85:
+                x, y, _ = frame.image(float(at), float(v))
+                trees.append(_tree(gen, x, y, float(gen.uniform(2, 4)), there))
 
 
 def _there(gen: Generator, b: Block) -> Dates:
@@ -257,6 +281,16 @@ def _village(gen: Generator, frame: Frame, b: Block, s: Style, buildings: list[B
                 )  # fmt: skip
             v += length + (gen.uniform(0, 1) if gen.random() < 0.8 else gen.uniform(3, 9))
         u += deep + (0.5 if gen.random() < 0.6 else gen.uniform(3, 6))
+
+
+def roofed_again(gen: Generator, buildings: list[Building]) -> None:
+    """New roofs between the dates on houses that stay: on none, some or most of a block. No change of what is there."""
+    share = float(gen.choice([0.0, 0.15, 0.4, 0.85], p=[0.25, 0.25, 0.2, 0.3]))
+    alike = METAL[int(gen.choice([3, 4, 0, 5]))] if gen.random() < 0.5 else None
+    for b in buildings:
+        if all(b.there) and gen.random() < share:
+            pick = alike if alike and gen.random() < 0.6 else (METAL + GREYS + WARM)[int(gen.integers(20))]
+            b.again = _colour(gen, pick, 0.06), str(gen.choice(["metal", "membrane"]))
 
 
 DENSITY = {"woods": 1 / 28.0, "scrub": 1 / 110.0, "meadow": 1 / 1500.0, "fields": 1 / 6000.0, "bare": 1 / 6000.0}

@@ -83,7 +83,9 @@ class Painter:
         base = _vary(self.date, WATER, 0.3) + np.float32(0.01) * self.t.mid[at][..., None]
         return np.asarray(np.clip(base, 0.02, 1), "f4")
 
-    def land(self, kind: str, block: Block, place: np.random.Generator, at: Any, u: Array, v: Array) -> Array:
+    def land(
+        self, kind: str, block: Block, place: np.random.Generator, at: Any, u: Array, v: Array, coarse: bool = False
+    ) -> Array:
         """Open land of a kind at pixels `at` with plan coordinates u, v (m)."""
         tone, shade, patch = place.random(), place.normal(0, 0.1), float(place.uniform(-0.4, 0.8))
         if kind == "water":
@@ -94,6 +96,10 @@ class Painter:
             return np.asarray(np.asarray(LITTER, "f4") * self._grain(at, 0.25) * np.float32(1 + shade), "f4")
         if kind == "bare":
             colour = np.asarray(TAN, "f4") * np.float32(1 - tone) + np.asarray(DUST, "f4") * np.float32(tone)
+            if coarse:  # rubble, heaps and weeds more than smooth soil
+                colour = colour * np.float32(place.uniform(0.65, 1.0))
+                rough = np.float32(place.uniform(0.0, 0.16)) * (self.t.fine[at] + self.t.mid[at])
+                colour = colour * np.exp(rough)[..., None]
             out = self.soil(at, colour * np.float32(1 + shade), 1.3)
             weeds = np.clip(2.5 * (self.t.low[at] + 0.6 * self.t.mid[at] - 1.2 + patch), 0, 0.75)[..., None]
             return np.asarray(out * (1 - weeds) + weeds * self.grass(at, self.v.green * 0.8), "f4")
@@ -122,6 +128,9 @@ class Painter:
         light = 1 + self.date.normal(0, 0.10, count)
         colour = crops[which[strip]] * light[strip][..., None].astype("f4")
         rows = np.sin((b if self.date.random() < 0.5 else a) * np.float32(2 * np.pi / self.date.uniform(1.5, 5.0)))
+        tone = self.date.uniform(0.03, 0.22) * self.date.normal(0, 1, 997)  # of the furrows, as wide as a machine
+        furrow = np.floor((a - a.min() if a.size else a) / self.date.uniform(1.5, 7.0)).astype(int)
+        colour = colour * np.exp(tone[(furrow + strip // 401 * 401) % 997])[..., None].astype("f4")
         step = np.abs(np.diff(strip.astype(np.int64), append=strip[-1:] if strip.size else 0)) > 0
         out = colour * (1 + 0.06 * rows * self.date.uniform(0, 1))[..., None] * self._grain(at, 0.10)
         out[step] *= 0.8

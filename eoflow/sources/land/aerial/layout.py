@@ -77,12 +77,14 @@ class Plan:
 # Land, what is built on it, and how often, in towns (fine) and around large cities (coarse).
 OPEN: dict[str, tuple[tuple[Kind, float], ...]] = {
     "fine": (("bare", 0.30), ("meadow", 0.26), ("scrub", 0.25), ("woods", 0.16), ("fields", 0.03)),
-    "coarse": (("fields", 0.62), ("bare", 0.1), ("meadow", 0.12), ("scrub", 0.06), ("woods", 0.06), ("water", 0.04)),
+    "coarse": (("fields", 0.56), ("bare", 0.16), ("meadow", 0.12), ("scrub", 0.06), ("woods", 0.06), ("water", 0.04)),
 }
+LEFT: tuple[tuple[Kind, float], ...] = (("meadow", 0.4), ("scrub", 0.3), ("bare", 0.3))
+"""Farmland that waits for a town to come."""
 BUILDINGS: dict[str, tuple[tuple[Kind, float], ...]] = {
     "suburb": (("suburb", 0.86), ("halls", 0.07), ("apartments", 0.07)),
     "town": (("suburb", 0.35), ("halls", 0.40), ("apartments", 0.25)),
-    "coarse": (("village", 0.40), ("halls", 0.30), ("apartments", 0.20), ("site", 0.10)),
+    "coarse": (("village", 0.42), ("halls", 0.31), ("apartments", 0.22), ("site", 0.05)),
 }
 
 
@@ -115,6 +117,8 @@ def plan(gen: np.random.Generator, n: int, gsd: float, dates: int = 2) -> Plan:
         if _visible(frame, block):
             built, grown = len(p.buildings), len(p.trees)
             estates.build(gen, p.frame, block, style, p.buildings, p.trees, coarse)
+            if coarse:
+                estates.roofed_again(gen, p.buildings[built:])
             block.when = int(gen.integers(1, dates))
             for thing in (*block.slabs, *p.buildings[built:], *p.trees[grown:]):
                 thing.when = block.when
@@ -136,12 +140,14 @@ def _blocks(gen: np.random.Generator, p: Plan, theme: str) -> None:
     first = gen.choice([0.0, 0.25, 0.5, 0.9], p=[0.4, 0.28, 0.2, 0.12])  # how much is built before
     often = (0.25, 0.35, 0.28, 0.12) if coarse else (0.09, 0.21, 0.34, 0.36)
     grows = gen.choice([0.0, 0.3, 0.6, 0.95], p=often)  # how much of the rest is built between
+    left = _pick(gen, LEFT) if coarse and gen.random() < 0.4 else None  # what all fields lie as until they are built on
     (us, vs), (hu, hv) = p.lines, p.halves
     for i in range(len(us) - 1):
         for j in range(len(vs) - 1):
             land = mostly if gen.random() < 0.6 else _pick(gen, lands)
             use = _pick(gen, built)
-            later = land if gen.random() < 0.75 else _pick(gen, lands)
+            later = land if gen.random() < (0.6 if coarse else 0.75) else _pick(gen, lands)
+            later = left if left and land == "fields" and gen.random() < 0.85 else later
             b = Block(
                 float(us[i] + hu[i]), float(us[i + 1] - hu[i + 1]), float(vs[j] + hv[j]),
                 float(vs[j + 1] - hv[j + 1]), land, later,

@@ -82,7 +82,8 @@ class Renderer:
             if use in BUILT:
                 self.canvas.colour[at] = self._yard(block.yard, use, place, at)
             else:
-                self.canvas.colour[at] = self.paint.land(use, block, place, at, self.u[at], self.v[at])
+                where = self.u[at], self.v[at]
+                self.canvas.colour[at] = self.paint.land(use, block, place, at, *where, coarse=self.plan.coarse)
         self._roads()
         for block in self.plan.blocks:
             for s in block.slabs:
@@ -287,7 +288,7 @@ class Renderer:
                 w = window(self.n, b.x + lean[0] * part, b.y + lean[1] * part, self.reach(b))
                 if w is not None:
                     on = self.rise(w, b, b.x + lean[0] * part, b.y + lean[1] * part) >= 0
-                    self.canvas.colour[w][on] = np.asarray(b.colour, "f4") * 0.55 + 0.12
+                    self.canvas.colour[w][on] = np.asarray(b.roof(self.date_no)[0], "f4") * 0.55 + 0.12
             w = window(self.n, b.x + lean[0], b.y + lean[1], self.reach(b))
             if w is None or min(w[0].stop - w[0].start, w[1].stop - w[1].start) < 2:
                 continue
@@ -312,10 +313,11 @@ class Renderer:
         t = self.paint.t
         a, c = local(w, b.x, b.y, b.angle, self.gsd)
         texture = 1 + 0.035 * t.fine[w] + 0.02 * t.now[w] + 0.03 * t.low[w]
-        if b.cover == "metal" and self.gsd < COARSE_LINES:
+        colour, cover = b.roof(self.date_no)
+        if cover == "metal" and self.gsd < COARSE_LINES:
             texture = texture + 0.025 * np.sign(np.sin(c * np.float32(2 * np.pi / gen.uniform(1.5, 6))))
-        out = np.asarray(b.colour, "f4") * (texture * shade)[..., None].astype("f4")
-        if b.pitch == 0 or b.cover != "shingle":
+        out = np.asarray(colour, "f4") * (texture * shade)[..., None].astype("f4")
+        if b.pitch == 0 or cover != "shingle":
             for _ in range(int(gen.integers(0, 14)) if max(p[2] * p[3] for p in b.parts) > 120 else 0):
                 u, v = gen.uniform(-0.9, 0.9) * b.parts[0][2], gen.uniform(-0.9, 0.9) * b.parts[0][3]
                 s = gen.uniform(0.6, 2)

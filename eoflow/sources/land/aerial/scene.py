@@ -16,7 +16,7 @@ from .view import View, view
 
 Mask = NDArray[np.bool_]
 Image = NDArray[np.uint8]
-VERSION = 1
+VERSION = 2
 """Raise when the same seed gives other images."""
 MARGIN = 32
 """Pixels around the image that are drawn as well, so that what stands outside throws its shadow into it."""
@@ -90,7 +90,7 @@ def _built(r: Renderer) -> Mask:
 
 def _joined(mask: Mask, gsd: float) -> Mask:
     """Closed over what is narrower than a road."""
-    k = max(1, round(9.0 / gsd))
+    k = max(1, round(12.0 / gsd))
     wide = np.pad(mask, 2 * k)
     wide = ndimage.maximum_filter(wide, 2 * k + 1)
     return np.asarray(ndimage.minimum_filter(wide, 2 * k + 1)[2 * k : -2 * k, 2 * k : -2 * k])

@@ -70,6 +70,7 @@ class Building(Thing):
     """Rectangles (offset u, v; half sides a, b; m) around a centre in the image, under one roof.
 
     pitch: rise over run of the roof, 0 for a flat one. gable: the ends of the roof are upright. seed: of its details.
+    again: colour and cover of the new roof that it gets at date `when`; None if it keeps the old one.
     """
 
     x: float
@@ -84,6 +85,11 @@ class Building(Thing):
     there: Dates
     seed: int
     when: int = 1
+    again: tuple[Colour, str] | None = None
+
+    def roof(self, date: int) -> tuple[Colour, str]:
+        """Colour and cover of its roof on a date."""
+        return self.again if self.again and date >= self.when else (self.colour, self.cover)
 
 
 @dataclass
