@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from eoflow.errors import BadInput
+from eoflow.verify.results import scores_parts, scores_text
 
 FORMAT = "eoflow-image-scores-1"
 FEW = 5
@@ -166,24 +165,15 @@ class ImageScorecard:
         return [asdict(r) for r in self.rows]
 
     def to_json(self) -> str:
-        """`scores.json`: {format, header, rows, comparisons}, one row a line; strict JSON, no NaN."""
-        parts = [f'"format": "{FORMAT}"', f'"header": {json.dumps(self.header, indent=1, allow_nan=False)}']
-        both: Sequence[tuple[str, Sequence[Any]]] = (("rows", self.rows), ("comparisons", self.comparisons))
-        for name, items in both:
-            lines = ",\n ".join(json.dumps(asdict(x), allow_nan=False) for x in items)
-            parts.append(f'"{name}": [\n {lines}\n]')
-        return "{\n" + ",\n".join(parts) + "\n}\n"
+        """`scores.json`, see scores_text."""
+        return scores_text(FORMAT, self.header, self.rows, self.comparisons)
 
     @classmethod
     def from_json(cls, text: str) -> ImageScorecard:
         """Inverse of to_json. Raises BadInput for anything else."""
         try:
-            document = json.loads(text)
-            if document["format"] != FORMAT:
-                raise ValueError(f"format {document['format']!r}, expected {FORMAT!r}")
-            rows = [ImageRow(**r) for r in document["rows"]]
-            comparisons = [ImageComparison(**c) for c in document["comparisons"]]
-            return cls(rows, comparisons, dict(document["header"]))
+            header, rows, comparisons = scores_parts(FORMAT, text)
+            return cls([ImageRow(**r) for r in rows], [ImageComparison(**c) for c in comparisons], header)
         except (ValueError, KeyError, TypeError) as e:
             raise BadInput("this is no scores.json of image models", todo=f"run `eoflow verify` again ({e})") from None
 

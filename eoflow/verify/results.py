@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -192,23 +192,15 @@ class Scorecard:
         return [asdict(r) for r in self.rows]
 
     def to_json(self) -> str:
-        """`scores.json`: {format, header, rows, comparisons}, one row a line; strict JSON, no NaN."""
-        parts = [f'"format": "{FORMAT}"', f'"header": {json.dumps(self.header, indent=1, allow_nan=False)}']
-        for name, items in (("rows", self.rows), ("comparisons", self.comparisons)):
-            lines = ",\n ".join(json.dumps(asdict(x), allow_nan=False) for x in items)
-            parts.append(f'"{name}": [\n {lines}\n]')
-        return "{\n" + ",\n".join(parts) + "\n}\n"
+        """`scores.json`, see scores_text."""
+        return scores_text(FORMAT, self.header, self.rows, self.comparisons)
 
     @classmethod
     def from_json(cls, text: str) -> Scorecard:
         """Inverse of to_json. Raises BadInput for anything else."""
         try:
-            document = json.loads(text)
-            if document["format"] != FORMAT:
-                raise ValueError(f"format {document['format']!r}, expected {FORMAT!r}")
-            rows = [Row(**r) for r in document["rows"]]
-            comparisons = [Comparison(**c) for c in document["comparisons"]]
-            return cls(rows=rows, comparisons=comparisons, header=dict(document["header"]))
+            header, rows, comparisons = scores_parts(FORMAT, text)
+            return cls([Row(**r) for r in rows], [Comparison(**c) for c in comparisons], header)
         except (ValueError, KeyError, TypeError) as e:
             raise BadInput("this is not a scores.json of eoflow", todo=f"run `eoflow verify` again ({e})") from None
 
@@ -228,3 +220,20 @@ def finite(x: float) -> float | None:
 def merge(cards: Iterable[Scorecard]) -> list[Row]:
     """The rows of several scorecards (datasets), in order."""
     return [r for card in cards for r in card.rows]
+
+
+def scores_text(kind: str, header: dict[str, Any], rows: Sequence[Any], comparisons: Sequence[Any]) -> str:
+    """`scores.json` of dataclasses: {format, header, rows, comparisons}, one row a line; strict JSON, no NaN."""
+    parts = [f'"format": "{kind}"', f'"header": {json.dumps(header, indent=1, allow_nan=False)}']
+    for name, items in (("rows", rows), ("comparisons", comparisons)):
+        lines = ",\n ".join(json.dumps(asdict(x), allow_nan=False) for x in items)
+        parts.append(f'"{name}": [\n {lines}\n]')
+    return "{\n" + ",\n".join(parts) + "\n}\n"
+
+
+def scores_parts(kind: str, text: str) -> tuple[dict[str, Any], list[dict[str, Any]], list[dict[str, Any]]]:
+    """Header, rows and comparisons of scores_text. Raises ValueError, KeyError or TypeError for anything else."""
+    document = json.loads(text)
+    if document["format"] != kind:
+        raise ValueError(f"format {document['format']!r}, expected {kind!r}")
+    return dict(document["header"]), list(document["rows"]), list(document["comparisons"])
