@@ -74,7 +74,7 @@ def tuned(
             rest = copied(folder, test, Path(temporary) / f"test-{f}")
             options = [*([f"training.steps={steps}"] if steps else []), *overrides]
             made = eoflow.train(recipe, chips=some, start=model, overrides=options, workspace=ws)
-            tallied = counted(rest, str(made.folder), recipe)
+            tallied = counted(rest, str(made.folder))
             for name, (h, s, t) in tallied.items():
                 hit, said, true = hit + h, said + s, true + t
                 each[name] = 2 * h / max(s + t, 1)
@@ -84,8 +84,8 @@ def tuned(
     }  # fmt: skip
 
 
-def counted(folder: Path, model: str, recipe: str) -> dict[str, tuple[float, ...]]:
-    """Pair -> pixels of change that were found, that were said, that are."""
+def counted(folder: Path, model: str) -> dict[str, tuple[float, ...]]:
+    """Chip -> pixels of class 1 (of two) that were found, that were said, that are."""
     import torch
 
     from eoflow.checkpoint_images import ImageCheckpoint
@@ -99,12 +99,15 @@ def counted(folder: Path, model: str, recipe: str) -> dict[str, tuple[float, ...
     for k in range(len(samples)):
         sample = samples.batch([k])
         there = (sample.quality[0] > int(Quality.MISSING)).any(0)  # a chip is filled up to the recipe's patch
+        if not there.any():
+            continue
         height, width = int(there.any(1).sum()), int(there.any(0).sum())
         sample = spatial(sample, lambda x, h=height, w=width: x[..., :h, :w])  # type: ignore[misc]
         images, usable = found.task.feed(sample)
         with torch.no_grad():
             said = found.model(images, usable)["logits"][:, 0].sigmoid() > found.recipe.cut
-        true, known = sample.labels[:, 0] == 1, sample.labels[:, 0] >= 0
+        target = found.task.target(sample, usable)
+        true, known = target == 1, target >= 0
         numbers = ((said & true & known).sum(), (said & known).sum(), true.sum())
         name = str(samples.describe(k)["tile"])
         before = out.get(name, (0.0, 0.0, 0.0))

@@ -1,17 +1,22 @@
 """Skill of the flood models on labelled chips: networks beside Otsu, Kittler-Illingworth and fixed thresholds.
 
-    python -m benchmarks.skill_flood DIR [--model flood-s1,...] [--baselines otsu,...] [--json]
+    python -m benchmarks.skill_flood DIR [--model flood-s1,...] [--baselines otsu,...] [--folds N] [--set K=V] [--json]
 
 DIR: chips as of Sen1Floods11 (X_S1Hand.tif beside X_LabelHand.tif, or in sub-folders); see eoflow.prepare.chips. IoU of
 water for each chip and over all pixels together, with a 95 % interval by bootstrap over chips, and the paired
-difference of each model to the best of the thresholds. Not part of `make bench`: it measures skill, not speed.
+difference of each model to the best of the thresholds. With --folds, also of the first model before and after
+fine-tuning: every chip by a model that was tuned to the chips of the other folds. Not part of `make bench`: it measures
+skill, not speed.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import shutil
+import tempfile
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -97,6 +102,54 @@ def run(folder: str, models: list[str], baselines: list[str], workspace: str | N
     }  # fmt: skip
 
 
+def tuned(folder: Path, model: str, count: int, overrides: list[str]) -> dict[str, Any]:
+    """{chip: {"before", "after": (found, said, true) pixels of water}}: chips with a label and anything seen."""
+    import eoflow
+    from benchmarks.skill_change import begun, counted
+    from eoflow.checkpoint_images import ImageCheckpoint
+    from eoflow.workspace import Workspace
+
+    files: dict[str, list[Path]] = {}
+    for file in sorted(folder.rglob("*.tif")):
+        files.setdefault(file.stem.rpartition("_")[0], []).append(file)
+    names = [n for n, some in files.items() if len(some) > 1]
+    count = min(count, len(names))
+    out: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory() as temporary:
+        ws = Workspace(Path(temporary) / "workspace")
+        start = begun(model, ws)
+        recipe = ImageCheckpoint.from_pretrained(start).recipe.name
+        for fold in range(count):
+            train, test = (Path(temporary) / f"{part}-{fold}" for part in ("train", "test"))
+            train.mkdir()
+            test.mkdir()
+            rest = [n for k, n in enumerate(names) if k % count != fold]
+            for name in names[fold::count]:
+                for file in files[name]:
+                    shutil.copy(file, test)
+            for k, name in enumerate(rest):
+                for part in ("train", "val")[: 1 + (k == 0)]:
+                    for file in files[name]:
+                        shutil.copy(file, train / f"{part}_{file.name}")
+            made = eoflow.train(recipe, chips=train, start=start, overrides=overrides, workspace=ws)
+            before, after = counted(test, start), counted(test, str(made.folder))
+            out |= {chip: {"before": before[chip], "after": after[chip]} for chip in before}
+    return out
+
+
+def tuned_text(found: dict[str, Any]) -> str:
+    """IoU of water before and after fine-tuning, of each chip and of all pixels."""
+
+    def iou(counts: Any) -> str:
+        hit, said, true = counts
+        return f"{hit / (said + true - hit):8.3f}" if said + true > 0 else "       -"
+
+    lines = [f"{'every chip tuned to the others':32s}{'before':>8s}{'after':>8s}"]
+    lines += [f"{chip:32s}{iou(x['before'])}{iou(x['after'])}" for chip, x in sorted(found.items())]
+    both = [[sum(x[when][i] for x in found.values()) for i in range(3)] for when in ("before", "after")]
+    return "\n".join([*lines, f"{'all pixels':32s}{iou(both[0])}{iou(both[1])}"])
+
+
 def text(found: dict[str, Any]) -> str:
     """The table as lines."""
     names = list(found["mean"])
@@ -128,13 +181,19 @@ def main() -> None:
     parser.add_argument("--baselines", default=",".join(VARIANTS))
     parser.add_argument("--workspace")
     parser.add_argument("--json", action="store_true")
+    parser.add_argument("--folds", type=int, default=0, help="also tuned, leaving one of so many parts out each time")
+    parser.add_argument("--set", action="append", default=[], dest="overrides", help="of fine-tuning")
     args = parser.parse_args()
     wanted = [b for b in args.baselines.split(",") if b]
     for name in wanted:
         if name not in VARIANTS:
             parser.error(f"no baseline '{name}': choose from {', '.join(VARIANTS)}")
     found = run(args.folder, args.model.split(","), wanted, args.workspace)
+    if args.folds:
+        found["tuned"] = tuned(Path(args.folder), args.model.split(",")[0], args.folds, args.overrides)
     print(json.dumps(found, indent=2) if args.json else text(found))
+    if args.folds and not args.json:
+        print(tuned_text(found["tuned"]))
 
 
 if __name__ == "__main__":

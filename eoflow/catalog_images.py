@@ -47,6 +47,9 @@ class ImageTraining(Model):
     precision: Literal["float32", "bfloat16"] = Field(
         default="float32", description="of the network's layers; weights, loss and optimiser stay in float32"
     )
+    blend: float = Field(
+        default=1.0, gt=0, le=1, description="share of the new weights in the kept ones; the rest is the start's"
+    )
     seed: int = 0
 
 
@@ -60,6 +63,7 @@ class ImageTuning(Model):
     crop: int | None = Field(default=None, ge=8)
     freeze: tuple[str, ...] | None = None
     keep_statistics: bool = Field(default=True, description="batch norms keep the means they have")
+    blend: float | None = Field(default=None, gt=0, le=1, description="see training.blend")
 
 
 class ImageGate(Model):

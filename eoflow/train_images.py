@@ -68,6 +68,9 @@ def train_images(
         raise BadInput("say what to train on: a dataset, or a folder of chips", todo="--dataset NAME or --chips DIR")
     task = task_of(rec)
     task.signature(rec)  # before the long work: a bad recipe is found now
+    if start is None and rec.training.blend < 1:
+        raise BadInput("training.blend mixes new weights with those of a start, and there is none",
+                       where=f"recipe {rec.name}", todo="--from MODEL, or training.blend=1")  # fmt: skip
     begun = None if start is None else _start(ws, str(start), rec)
     source = _chips(Path(chips), rec, begun) if chips is not None else _dataset(ws, str(dataset), rec, begun, progress)
     data = source.train
@@ -98,6 +101,8 @@ def train_images(
             from eoflow.fitting_images import fit_images
 
             model, steps = fit_images(model, task, rec, data, augment, state, progress), rec.training.steps
+            if begun is not None:
+                _blend(model, begun, rec.training.blend)
         result = ImageCheckpoint(
             rec, signature, schema, data.normalizer, target_normalizer(data), model.eval(), source.splits,
             provenance={
@@ -242,6 +247,17 @@ def _take_weights(model: ImageModel, begun: ImageCheckpoint) -> None:
         raise BadInput(f"the weights of {begun.name} do not fit this network: {'; '.join(problems[:3])}{more}",
                        where=begun.location, todo="use the same bands, classes and network.options")  # fmt: skip
     model.load_state_dict(theirs)
+
+
+def _blend(model: ImageModel, begun: ImageCheckpoint, share: float) -> None:
+    """The mean of the weights before and after tuning, `share` of it after (Wortsman et al. 2022, arXiv 2109.01903).
+
+    What a few chips teach is kept in part, and what many places taught is not forgotten for it.
+    """
+    before = begun.model.state_dict()
+    mixed = {name: torch.lerp(before[name], x, share) if x.is_floating_point() else x
+             for name, x in model.state_dict().items()}  # fmt: skip
+    model.load_state_dict(mixed)
 
 
 def _shape(x: Any) -> str:

@@ -73,7 +73,7 @@ def test_the_table_of_a_folder(tmp_path, shipped):
     assert found["image-difference"]["f1"]["value"] > 0.95  # one clear step of brightness: the threshold is right
     assert found["image-difference"]["ratio"] == pytest.approx(1.0)
     assert "change-aerial" in skill_change.table({"x": found})
-    counts = skill_change.counted(folder, str(SHIPPED), "change-aerial")
+    counts = skill_change.counted(folder, str(SHIPPED))
     hit, said, true = (sum(c[k] for c in counts.values()) for k in range(3))
     assert true == sum((20 + k) * 30 for k in range(3))
     assert found["change-aerial"]["f1"]["value"] == pytest.approx(2 * hit / max(said + true, 1), abs=1e-6)

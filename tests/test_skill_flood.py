@@ -94,6 +94,18 @@ def test_a_network_that_knows_nothing_does_not_win(tmp_path):
     assert pooled["otsu"] > 0.9
 
 
+def test_every_chip_by_a_model_tuned_to_the_others(tmp_path):
+    labels = chipfiles.floods(tmp_path / "chips", places=("Ghana", "India", "Spain"))
+    found = skill_flood.tuned(tmp_path / "chips", "flood-s1", 3, ["training.steps=4", "training.lr=1e-2", "training.blend=1"])
+    assert {*found} == {*labels}
+    for name, x in found.items():
+        assert x["before"][2] == x["after"][2] == (labels[name] == 1).sum()
+        assert x["before"] != x["after"]
+    lines = skill_flood.tuned_text(found).splitlines()
+    hit, said, true = (sum(x["after"][i] for x in found.values()) for i in range(3))
+    assert lines[-1].split()[-1] == f"{hit / (said + true - hit):.3f}"
+
+
 @pytest.mark.realdata
 def test_better_than_thresholds_on_chips_it_has_never_seen(realdata, tmp_path):
     for part in ("S1", "Label"):

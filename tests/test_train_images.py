@@ -111,6 +111,30 @@ def test_fine_tuning_keeps_the_normaliser_and_what_is_frozen(world, tmp_path):
     assert any(k.startswith("decoder.") for k in mine.keys() - same)
 
 
+def test_a_blend_lies_between_the_weights_before_and_after_tuning(world, tmp_path):
+    ws = copy(world[0], tmp_path, without="nothing")
+    some = [*LEARNT, "training.steps=5", "training.lr=1e-2"]
+    before = ImageCheckpoint.from_pretrained(world[1].folder)
+    whole, quarter = (
+        ImageCheckpoint.from_pretrained(
+            eoflow.train("unet", "s1", overrides=[*some, *more], start=world[1].folder, workspace=ws).folder
+        )
+        for more in ([], ["training.blend=0.25", "model=quarter"])
+    )
+    assert quarter.recipe.training.blend == 0.25
+    theirs, all_new = before.model.state_dict(), whole.model.state_dict()
+    for name, x in quarter.model.state_dict().items():
+        if x.is_floating_point():
+            wanted = 0.75 * theirs[name].double() + 0.25 * all_new[name].double()
+            np.testing.assert_allclose(x, wanted, rtol=1e-5, atol=1e-6)
+    assert any((theirs[n] - all_new[n]).abs().max() > 1e-3 for n in theirs if theirs[n].is_floating_point())
+
+
+def test_a_blend_needs_a_start(world):
+    with pytest.raises(BadInput, match="there is none"):
+        eoflow.train("unet", "s1", overrides=[*LEARNT, "training.blend=0.5"], workspace=world[0])
+
+
 def test_without_a_word_fine_tuning_is_gentler_than_training():
     recipe = catalog.recipe("unet")
     tuned = recipe.tuned().training
