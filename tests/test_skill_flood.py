@@ -96,7 +96,8 @@ def test_a_network_that_knows_nothing_does_not_win(tmp_path):
 
 def test_every_chip_by_a_model_tuned_to_the_others(tmp_path):
     labels = chipfiles.floods(tmp_path / "chips", places=("Ghana", "India", "Spain"))
-    found = skill_flood.tuned(tmp_path / "chips", "flood-s1", 3, ["training.steps=4", "training.lr=1e-2", "training.blend=1"])
+    much = ["training.steps=4", "training.lr=1e-2", "training.blend=1"]
+    found = skill_flood.tuned(tmp_path / "chips", "flood-s1", 3, much)
     assert {*found} == {*labels}
     for name, x in found.items():
         assert x["before"][2] == x["after"][2] == (labels[name] == 1).sum()

@@ -319,7 +319,9 @@ def _backscatter(
 ) -> tuple[str, float, float]:  # fmt: skip
     factor, add = _first(scale, 1.0), _first(offset, 0.0)
     kinds: dict[str, Header] = {}
+    empty = True
     for header, x in looked.band(i, nodata if nodata is not None else h.nodata):
+        empty = empty and not x.size
         looks = backscatter_kind(x * factor + add)
         if looks is not None:
             kinds.setdefault(looks, header)
@@ -336,6 +338,9 @@ def _backscatter(
             raise BadInput(f"band {name} is said to be in {said}, and its values look like {SAID[kind]}",  # type: ignore[index]
                            where=str(kinds[kind].path), todo=f"correct units (and scale) in {SIDECAR}")  # fmt: skip
         return said, factor, add
+    if kind is None and empty:
+        notes.append(f"Radar band {name}: no chip holds a value of it.")
+        return "dB", factor, add
     if kind is None:
         raise _unsaid(h, name, "units", 'units: dB   ("1" for linear power), with scale and offset if they differ')
     notes.append(f"Radar band {name}: taken for {SAID[kind]} by its values.")  # type: ignore[index]

@@ -126,6 +126,16 @@ def test_a_chip_without_a_value_has_no_label(tmp_path):
     assert (sample.inputs == 0).all()
 
 
+def test_radar_without_a_value_needs_no_unit_and_says_so(tmp_path):
+    write(tmp_path / "S1" / "Void_1_S1Hand.tif", np.full((2, 48, 48), np.nan, np.float32), names=("VV", "VH"))
+    write(tmp_path / "Label" / "Void_1_LabelHand.tif", np.ones((48, 48), np.int16))
+    found = open_chips(tmp_path, recipe())["all"].whole()
+    sample = found.batch([0])
+    assert (sample.quality == int(Quality.NODATA)).all()
+    assert (sample.labels == -1).all()
+    assert sum("no chip holds a value" in n for n in found.notes) == 2
+
+
 def test_padding_of_a_small_chip(tmp_path):
     floods(tmp_path, size=20)
     sample = open_chips(tmp_path, recipe(patch=32))["all"].batch([0])
