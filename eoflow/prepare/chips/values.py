@@ -7,7 +7,7 @@ error that says what to write.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -19,9 +19,9 @@ from eoflow.bands import BandSpec
 from eoflow.catalog_scenes import UNITS
 from eoflow.errors import BadInput
 from eoflow.prepare.chips.pictures import Array, Header
+from eoflow.prepare.chips.radiometry import SIDECAR, Looked, Pixels, backscatter, first, reflectance, unsaid
 from eoflow.registry import nearest
 from eoflow.sources import geotiff_names as gn
-from eoflow.sources.plausible import SAID, backscatter_kind, check_reflectance
 from eoflow.sources.radiometry import unit_of
 from eoflow.sources.sensors import CONVENTIONS
 
@@ -30,13 +30,8 @@ S2 = tuple(CONVENTIONS["sentinel-2", "L1C"].bands)
 COMMON = {n: b.common_name for n, b in CONVENTIONS["sentinel-2", "L1C"].bands.items()}
 COLOURS = ("red", "green", "blue")
 PICTURE, OTHER = "picture", "unknown"
-SIDECAR = "chips.yaml"
 VOID = -9000.0
 """Backscatter below this is a fill (-9999, -32768) that the file does not declare."""
-DARK, OFFSET_DN, OFFSET_SINCE = 900, 1000, np.datetime64("2022-01-25", "ns")
-EVIDENCE = 8
-"""Files whose pixels are looked at, of each kind."""
-Pixels = Callable[[Header], Array]
 
 
 @dataclass(frozen=True)
@@ -176,7 +171,7 @@ def reading_of(headers: Sequence[Header], word: str, options: ChipOptions, pixel
     h = headers[0]
     notes: list[str] = []
     names = _names(h, word, options, pixels, headers, notes)
-    looked = _Looked(headers, pixels)
+    looked = Looked(headers, pixels)
     units, scale, offset, sensors, zero = [], [], [], [], False
     for i, name in enumerate(names):
         sensor = _sensor(h, name, names)
@@ -192,27 +187,6 @@ def reading_of(headers: Sequence[Header], word: str, options: ChipOptions, pixel
         names, index, tuple(units), tuple(scale), tuple(offset), tuple(sensors), nodata, h.alpha, zero,
         notes=tuple(dict.fromkeys(notes)),
     )  # fmt: skip
-
-
-class _Looked:
-    """Pixels of some of the files, read once: evidence."""
-
-    def __init__(self, headers: Sequence[Header], pixels: Pixels) -> None:
-        at = sorted(set(np.linspace(0, len(headers) - 1, min(len(headers), EVIDENCE)).astype(int).tolist()))
-        self.headers, self.pixels = [headers[i] for i in at], pixels
-        self._values: list[Array] | None = None
-        self.offset: float | None = None  # of Sentinel-2 integers: one for all bands, found once
-
-    def band(self, i: int, nodata: float | None) -> list[tuple[Header, Array]]:
-        """(file, finite stored values of band i) of each file."""
-        if self._values is None:
-            self._values = [self.pixels(h) for h in self.headers]
-        out = []
-        for h, v in zip(self.headers, self._values, strict=True):
-            x = v[min(i, len(v) - 1)].ravel()
-            x = x[np.isfinite(x)] if x.dtype.kind == "f" else x
-            out.append((h, x if nodata is None or nodata != nodata else x[x != nodata]))
-        return out
 
 
 # -- names -------------------------------------------------------------------------------------------------------------
@@ -283,122 +257,22 @@ def _sensor(h: Header, name: str, names: tuple[str, ...]) -> str:
 
 
 def _band(
-    h: Header, i: int, name: str, sensor: str, options: ChipOptions, looked: _Looked, notes: list[str]
+    h: Header, i: int, name: str, sensor: str, options: ChipOptions, looked: Looked, notes: list[str]
 ) -> tuple[str, float, float]:
     """(units, scale, offset) of band i."""
     said = options.of("units", name) or unit_of(h.units)
-    scale = _first(options.of("scale", name), h.scale)
-    offset = _first(options.of("offset", name), h.offset)
+    scale = first(options.of("scale", name), h.scale)
+    offset = first(options.of("offset", name), h.offset)
     if sensor == "sentinel-1":
-        return _backscatter(h, i, name, said, scale, offset, looked, options.nodata, notes)
+        return backscatter(h, i, name, said, scale, offset, looked, options.nodata, notes)
     if sensor == "sentinel-2" and said in (None, "1"):
-        return _reflectance(h, i, scale, offset, looked, options.nodata, notes)
+        return reflectance(h, i, scale, offset, looked, options.nodata, notes)
     if sensor == PICTURE and said in (None, "1"):
         notes.append("Pictures of 8 bits: values are brightness, 0 to 1 (stored / 255), not a calibrated quantity.")
-        return "1", _first(scale, 1 / 255), _first(offset, 0.0)
+        return "1", first(scale, 1 / 255), first(offset, 0.0)
     if said is not None:
         whole = np.dtype(h.dtype).kind in "iu"
         if scale is None and whole and said not in ("DN", "m", "degree"):
-            raise _unsaid(h, name, "scale", "scale: 0.0001, offset: 0")
-        return said, _first(scale, 1.0), _first(offset, 0.0)
-    raise _unsaid(h, name, "units", 'units: "1", scale: 0.0001, offset: 0   ("1": reflectance; dB; K; DN)')
-
-
-def _first(*values: Any) -> Any:
-    return next((v for v in values if v is not None), None)
-
-
-def _unsaid(h: Header, name: str, what: str, todo: str) -> BadInput:
-    return BadInput(f"band {name}: {what} unknown: the file does not say it", where=str(h.path),
-                    todo=f"write into {SIDECAR} in the folder:  {todo}")  # fmt: skip
-
-
-def _backscatter(
-    h: Header, i: int, name: str, said: str | None, scale: float | None, offset: float | None, looked: _Looked,
-    nodata: float | None, notes: list[str],
-) -> tuple[str, float, float]:  # fmt: skip
-    factor, add = _first(scale, 1.0), _first(offset, 0.0)
-    kinds: dict[str, Header] = {}
-    empty = True
-    for header, x in looked.band(i, nodata if nodata is not None else h.nodata):
-        empty = empty and not x.size
-        looks = backscatter_kind(x * factor + add)
-        if looks is not None:
-            kinds.setdefault(looks, header)
-    if len(kinds) > 1:
-        (a, first), (b, other) = list(kinds.items())[:2]
-        raise BadInput(
-            f"band {name} looks like {SAID[a]} in one chip and like {SAID[b]} in another",  # type: ignore[index]
-            where=f"{first.path}, {other.path}",
-            todo=f"keep files of one kind in a folder, or say units and scale in {SIDECAR}",
-        )  # fmt: skip
-    kind: str | None = next(iter(kinds), None)
-    if said is not None:
-        if kind is not None and kind != said:
-            raise BadInput(f"band {name} is said to be in {said}, and its values look like {SAID[kind]}",  # type: ignore[index]
-                           where=str(kinds[kind].path), todo=f"correct units (and scale) in {SIDECAR}")  # fmt: skip
-        return said, factor, add
-    if kind is None and empty:
-        notes.append(f"Radar band {name}: no chip holds a value of it.")
-        return "dB", factor, add
-    if kind is None:
-        raise _unsaid(h, name, "units", 'units: dB   ("1" for linear power), with scale and offset if they differ')
-    notes.append(f"Radar band {name}: taken for {SAID[kind]} by its values.")  # type: ignore[index]
-    if kind == "DN":
-        raise BadInput(
-            f"band {name} holds uncalibrated digital numbers", where=str(kinds[kind].path),
-            todo="calibrate it to backscatter (dB or linear power) first",
-        )  # fmt: skip
-    more = {"dB/10000": 1e4, "dB*100": 0.01}.get(kind, 1.0)
-    return ("1" if kind == "1" else "dB"), factor * more, add * more
-
-
-def _reflectance(
-    h: Header, i: int, scale: float | None, offset: float | None, looked: _Looked, nodata: float | None,
-    notes: list[str],
-) -> tuple[str, float, float]:  # fmt: skip
-    found = [(f, x[x != 0]) for f, x in looked.band(i, nodata if nodata is not None else h.nodata)]
-    if scale is None:
-        whole = np.dtype(h.dtype).kind in "iu"
-        tops = [float(np.percentile(x, 99)) for _, x in found if x.size >= 64]
-        scale = 1e-4 if whole or (tops and max(tops) > 10) else 1.0
-        what = "stored / 10000" if scale != 1.0 else "stored as it is"
-        notes.append(f"Sentinel-2 reflectance: {what}.")
-    if offset is None:
-        offset = 0.0 if scale == 1.0 else _s2_offset(looked, nodata if nodata is not None else h.nodata, notes)
-    for f, x in found:
-        if x.size >= 64 and float(x.max()) > 0:
-            check_reflectance(x, scale, offset, "1", where=str(f.path))
-    return "1", scale, offset
-
-
-def _s2_offset(looked: _Looked, nodata: float | None, notes: list[str]) -> float:
-    """Offset of Sentinel-2 integers, by the darkest bands of all files that were looked at, or by their dates."""
-    if looked.offset is not None:
-        return looked.offset
-    looked.offset = _found_offset(looked, nodata, notes)
-    return looked.offset
-
-
-def _found_offset(looked: _Looked, nodata: float | None, notes: list[str]) -> float:
-    low, cirrus = [], []
-    for i in range(looked.headers[0].bands):
-        values = [float(np.percentile(x[x != 0], 1)) for _, x in looked.band(i, nodata) if (x != 0).sum() >= 64]
-        low += values
-        cirrus += values if looked.headers[0].bands in (13, 15) and i == looked.headers[0].bands - 3 else []
-    if low and min(low) < DARK:
-        notes.append(f"Sentinel-2: no offset (1 % of the pixels of a band lie below {DARK}).")
-        return 0.0
-    if cirrus and OFFSET_DN - 10 <= min(cirrus) <= OFFSET_DN + 60:
-        notes.append("Sentinel-2: offset of processing baseline 04.00 (the cirrus band begins at 1000).")
-        return -0.1
-    times = [gn.time_of(str(h.path)) for h in looked.headers]
-    if all(t is not None and t < OFFSET_SINCE for t in times):
-        notes.append("Sentinel-2: no offset (sensed before processing baseline 04.00).")
-        return 0.0
-    raise BadInput(
-        "neither dark pixels nor dates tell the radiometric offset of these Sentinel-2 chips",
-        where=str(looked.headers[0].path),
-        todo=f"write into {SIDECAR} in the folder:  offset: 0   (before baseline 04.00, or offset already applied), or"
-        "  offset: -0.1",
-    )
+            raise unsaid(h, name, "scale", "scale: 0.0001, offset: 0")
+        return said, first(scale, 1.0), first(offset, 0.0)
+    raise unsaid(h, name, "units", 'units: "1", scale: 0.0001, offset: 0   ("1": reflectance; dB; K; DN)')
