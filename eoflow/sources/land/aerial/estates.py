@@ -286,10 +286,11 @@ def _village(gen: Generator, frame: Frame, b: Block, s: Style, buildings: list[B
 def roofed_again(gen: Generator, buildings: list[Building]) -> None:
     """New roofs between the dates on houses that stay: on none, some or most of a block. No change of what is there."""
     share = float(gen.choice([0.0, 0.15, 0.4, 0.85], p=[0.25, 0.25, 0.2, 0.3]))
+    every = METAL + GREYS + WARM
     alike = METAL[int(gen.choice([3, 4, 0, 5]))] if gen.random() < 0.5 else None
     for b in buildings:
         if all(b.there) and gen.random() < share:
-            pick = alike if alike and gen.random() < 0.6 else (METAL + GREYS + WARM)[int(gen.integers(20))]
+            pick = alike if alike and gen.random() < 0.6 else every[int(gen.integers(len(every)))]
             b.again = _colour(gen, pick, 0.06), str(gen.choice(["metal", "membrane"]))
 
 
