@@ -67,14 +67,18 @@ def network(name: str) -> tuple[Any, int, bool]:
     return model.eval(), recipe.patches.patch, False
 
 
-def windows(model: Any, side: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """BATCH windows of smooth ground with texture, some of it not usable."""
+def windows(model: Any, side: int, seed: int) -> tuple[torch.Tensor, ...]:
+    """BATCH windows of smooth ground with texture, some of it not usable; with days where the model asks for them."""
+    from eoflow.models.images import asked_days
+
     generator = torch.Generator().manual_seed(seed)
     dates = max(model.signature.dates, 1)
     coarse = torch.randn(BATCH, model.signature.channels, 9, 9, generator=generator)
     ground = nn.functional.interpolate(coarse, (side, side), mode="bicubic")[:, None].repeat(1, dates, 1, 1, 1)
     images = ground + 0.3 * torch.randn(ground.shape, generator=generator)
-    return images, torch.rand(BATCH, dates, side, side, generator=generator) > 0.1
+    usable = torch.rand(BATCH, dates, side, side, generator=generator) > 0.1
+    days = 5.0 * torch.arange(dates + 1, dtype=torch.float64).repeat(BATCH, 1)
+    return images, usable, *asked_days(model, days)
 
 
 def gemm() -> float:
@@ -94,7 +98,7 @@ def measure(name: str, seconds: float) -> dict[str, Any]:
     from eoflow.runtime import fast, multiplies_bfloat16
 
     model, side, trained = network(name)
-    images, usable = windows(model, side, 0)
+    sample = windows(model, side, 0)
     quick = fast(model)
     eight = None
     if quick.kind == "onnx":
@@ -102,20 +106,20 @@ def measure(name: str, seconds: float) -> dict[str, Any]:
             model, kind="int8", calibration=[windows(model, side, s) for s in range(1, 1 + CALIBRATION // BATCH)]
         )
     contenders: dict[str, Callable[[], dict[str, torch.Tensor]]] = {
-        "plain": lambda: model(images, usable), "ours": lambda: quick(images, usable),
+        "plain": lambda: model(*sample), "ours": lambda: quick(*sample),
     }  # fmt: skip
     sixteen = None
     if multiplies_bfloat16():
         sixteen = fast(model, kind="bf16", calibration=[windows(model, side, 1)])
-        contenders["bf16"] = lambda: sixteen(images, usable)
+        contenders["bf16"] = lambda: sixteen(*sample)
     if eight is not None:
-        contenders["int8"] = lambda: eight(images, usable)
+        contenders["int8"] = lambda: eight(*sample)
     turns: dict[str, list[float]] = {k: [] for k in contenders}
     with torch.no_grad():
         started = time.perf_counter()
         outputs = {k: f() for k, f in contenders.items()}
         warm = time.perf_counter() - started
-        work = multiply_adds(model, images, usable) / BATCH
+        work = multiply_adds(model, *sample) / BATCH
         started = time.perf_counter()
         while len(turns["plain"]) < 3 or time.perf_counter() - started < seconds:
             for key, f in contenders.items():

@@ -25,29 +25,25 @@ import hashlib
 import os
 import tempfile
 import threading
-import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from eoflow.errors import BadInput
 from eoflow.models.images import ImageModel
+from eoflow.runtime_graph import Sample, export, finished, random_sample, run, session, stage_inputs
+from eoflow.runtime_phases import by_phases
 
 Kind = Literal["auto", "onnx", "int8", "bf16", "eager"]
 KINDS: tuple[str, ...] = ("auto", "onnx", "int8", "bf16", "eager")
-Sample = tuple[Tensor, Tensor | None]
 TOLERANCE = 1e-4
 """Largest difference from torch, as a part of the largest output (at least of 1)."""
-FORMAT = "2"  # of the graphs on disk
-OPSET = 17
-_EXPORT = threading.Lock()  # torch's tracer has global state
+FORMAT = "3"  # of the graphs on disk
 
 
 class Fast:
@@ -98,20 +94,22 @@ class Fast:
         """Sizes the network takes without padding."""
         return self.model.multiple
 
-    def __call__(self, images: Tensor, usable: Tensor | None = None) -> dict[str, Tensor]:
-        """See the class."""
+    def __call__(self, images: Tensor, usable: Tensor | None = None, *days: Tensor | None) -> dict[str, Tensor]:
+        """See the class; days: `times` and `when`, for networks that ask for them."""
         if self.kind in ("eager", "bf16") or not self.ready(images.shape[1:]):
             with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=self.kind == "bf16"):
-                found: dict[str, Tensor] = self._eager()(images, usable)
+                found: dict[str, Tensor] = self._eager()(images, usable, *days)
             return {name: x.float() for name, x in found.items()}
-        each = list(zip(images, [None] * len(images) if usable is None else usable, strict=True))
-        threads = self.threads or torch.get_num_threads()
+        given = stage_inputs(self.model, (images, usable, *days))
+        each = [{name: x[i : i + 1] for name, x in given.items()} for i in range(len(images))]
+        threads, size = self.threads or torch.get_num_threads(), (images.shape[-2], images.shape[-1])
+        session = self._session(tuple(images.shape[1:3]), threads if len(each) < threads else 1)
         if len(each) < threads or threads == 1:
-            parts = [self._run(*one) for one in each]
+            parts = [run(session, one) for one in each]
         else:  # windows beside each other, a thread each: nobody waits for anybody within a layer
             with ThreadPoolExecutor(threads) as pool:
-                parts = list(pool.map(lambda one: self._run(one[0], one[1], 1), each))
-        return {name: torch.cat([p[name] for p in parts]) for name in parts[0]}
+                parts = list(pool.map(lambda one: run(session, one), each))
+        return finished(self.model, given, {name: torch.cat([p[name] for p in parts]) for name in parts[0]}, size)
 
     def ready(self, shape: Sequence[int]) -> bool:
         """Build what images (T, C, H, W) need, and say whether the runtime gives what torch gives for this shape."""
@@ -126,19 +124,11 @@ class Fast:
 
     def _eager(self) -> nn.Module:
         if self._torch is None:
-            plain = getattr(self.model, "needs_times", False)  # made of pointwise layers: another layout slows it
-            self._torch = self.model if plain else folded(self.model)
+            pointwise = self.model.needs_times  # the attention of clouds-s2: another layout slows it
+            self._torch = self.model if pointwise else folded(self.model)
         return self._torch
 
     # -- ONNX Runtime --------------------------------------------------------------------------------------------------
-
-    def _run(self, images: Tensor, usable: Tensor | None, threads: int | None = None) -> dict[str, Tensor]:
-        """One window, without its batch axis."""
-        seen = torch.ones_like(images[:, 0], dtype=torch.bool) if usable is None else usable
-        session = self._session(tuple(images.shape[:2]), threads or self.threads or torch.get_num_threads())
-        names = [o.name for o in session.get_outputs()]
-        feed = {"images": _array(images), "usable": _array(seen)}
-        return dict(zip(names, map(torch.from_numpy, session.run(names, feed)), strict=True))
 
     def _session(self, shape: tuple[int, ...], threads: int) -> Any:
         """For dates and channels, and so many threads."""
@@ -153,10 +143,11 @@ class Fast:
     def _check(self, shape: tuple[int, ...]) -> bool:
         """Two random windows of this shape through both; of int8 only that it runs and keeps its shapes."""
         try:
-            for images, usable in (_random(shape, seed) for seed in (0, 1)):
+            for sample in (random_sample(self.model, shape, seed) for seed in (0, 1)):
                 with torch.inference_mode():
-                    wanted = self.model(images, usable)
-                found = self._run(images[0], usable[0])
+                    wanted = self.model(*sample)
+                given, known = stage_inputs(self.model, sample), self._session(shape[:2], self.threads or 1)
+                found = finished(self.model, given, run(known, given), (shape[2], shape[3]))
                 worst = max(_relative(found[name], wanted[name]) for name in wanted)
                 if worst > TOLERANCE and self.kind != "int8":
                     self.note = (
@@ -173,7 +164,7 @@ class Fast:
         file = self._file(shape)
         if file is not None and file.is_file():
             return file.read_bytes()
-        graph = export(self.model, shape[0])
+        graph = by_phases(export(self.model, shape[0], shape[1]))
         if file is not None:
             _write(file, graph)
         return graph
@@ -207,8 +198,8 @@ def fast(
     note, chosen = "", str(kind)
     if model.closed_form or not any(True for _ in model.parameters()):
         chosen, note = "eager", "a model without weights runs as it is"
-    elif getattr(model, "needs_times", False) and kind != "bf16":
-        chosen, note = "eager", "a network that is told the times of its dates runs in torch"
+    elif model.needs_times and not model.staged and kind != "bf16":
+        chosen, note = "eager", "a network that is told the times of its dates, and has no stages, runs in torch"
     elif kind == "bf16":
         if not multiplies_bfloat16():
             raise BadInput("this processor does not multiply in bfloat16: it would be slower than float32",
@@ -234,11 +225,11 @@ def fast(
         )
     quick = Fast(model, chosen, note, identity=identity, folder=place, threads=threads)
     try:
-        graph = export(model, windows[0][0].shape[1])
+        graph = export(model, *windows[0][0].shape[1:3])
     except Exception as e:  # an operator that the exporter does not know, under many names
         why = f"{type(e).__name__}, {str(e).splitlines()[0]}"
         raise BadInput(f"this network cannot be exported: {why}", todo="EOFLOW_RUNTIME=auto or bf16") from e
-    quick._int8 = quantise(graph, windows)
+    quick._int8 = quantise(graph, [stage_inputs(model, sample) for sample in windows])
     quick.loss = _loss(quick, windows)
     return quick
 
@@ -265,79 +256,7 @@ def folded(model: nn.Module) -> nn.Module:
     return quick.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
-# -- as a graph --------------------------------------------------------------------------------------------------------
-
-
-class _Named(nn.Module):
-    """Outputs as a tuple, in the order of their names."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model, self.names = model, list[str]()
-
-    def forward(self, images: Tensor, usable: Tensor) -> tuple[Tensor, ...]:
-        """See the class."""
-        found = self.model(images, usable)
-        self.names = list(found)
-        return tuple(found.values())
-
-
-def export(model: ImageModel, dates: int) -> bytes:
-    """The network as an ONNX graph of one window of any size: images (1, T, C, H, W), usable (1, T, H, W)."""
-    import io
-
-    side = 2 * model.multiple * max(1, -(-48 // model.multiple))
-    shape = (dates, model.signature.channels, side, side)
-    images, usable = _random(shape, 0)
-    named = _Named(copy.deepcopy(model).eval()).eval()
-    buffer = io.BytesIO()
-    sizes = {"images": {3: "rows", 4: "columns"}, "usable": {2: "rows", 3: "columns"}}
-    with _EXPORT, _quiet(), warnings.catch_warnings(), torch.inference_mode(False), torch.no_grad():
-        warnings.simplefilter("ignore")  # of the tracer, about sizes in Python; what comes out is compared with torch
-        named(images, usable)
-        torch.onnx.export(
-            named, (images, usable), buffer, input_names=list(sizes), output_names=named.names,  # type: ignore[arg-type]
-            dynamic_axes={**sizes, **{n: {2: "rows", 3: "columns"} for n in named.names}},
-            opset_version=OPSET, dynamo=False,
-        )  # fmt: skip
-    return buffer.getvalue()
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """The exporter prints the whole graph to the standard output where it does not know an operator."""
-    log = torch._C._jit_onnx_log
-    torch._C._jit_onnx_log = lambda *_: None
-    try:
-        yield
-    finally:
-        torch._C._jit_onnx_log = log
-
-
-def session(graph: bytes, threads: int | None = None) -> Any:
-    """ONNX Runtime on the CPU. Its threads sleep while they wait: readers and writers work beside them."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads or torch.get_num_threads()
-    options.log_severity_level = 4  # what fails is raised, and said once
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
-
-
-def _array(x: Tensor) -> np.ndarray[Any, Any]:
-    return np.ascontiguousarray(x[None].detach().numpy())
-
-
-def _random(shape: tuple[int, ...], seed: int) -> tuple[Tensor, Tensor]:
-    """One window of normal images; some pixels are usable on no date, and some on all."""
-    dates, channels, rows, columns = shape
-    generator = torch.Generator().manual_seed(seed)
-    images = torch.randn(1, dates, channels, rows, columns, generator=generator)
-    usable = torch.rand(1, dates, rows, columns, generator=generator) > 0.2
-    usable[..., : rows // 4, : columns // 4] = False
-    usable[..., -(rows // 4) :, :] = True
-    return images, usable
+# -- equal?
 
 
 def _relative(found: Tensor, wanted: Tensor) -> float:
@@ -352,10 +271,10 @@ def _relative(found: Tensor, wanted: Tensor) -> float:
 def _loss(quick: Fast, windows: list[Sample]) -> dict[str, dict[str, float]]:
     """Mean and largest difference from torch over the windows, of probabilities where an output is called logits."""
     total: dict[str, list[Tensor]] = {}
-    for images, usable in windows:
+    for sample in windows:
         with torch.inference_mode():
-            wanted = quick.model(images, usable)
-        found = quick(images, usable)
+            wanted = quick.model(*sample)
+        found = quick(*sample)
         for name, value in wanted.items():
             a, b = found[name], value
             if name == "logits":

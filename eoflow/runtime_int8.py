@@ -12,35 +12,28 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
-
-Sample = tuple[Tensor, Tensor | None]
 
 
 class _Windows:
-    """What the calibration asks for, one window after the other."""
+    """What the calibration asks for, one window after the other; inputs that the graph does not have are left out."""
 
-    def __init__(self, windows: list[Sample]) -> None:
-        self.feeds = self._each(windows)
-
-    @staticmethod
-    def _each(windows: list[Sample]) -> Iterator[dict[str, Any]]:
-        for images, usable in windows:
-            seen = torch.ones_like(images[:, :, 0], dtype=torch.bool) if usable is None else usable
-            for i in range(len(images)):
-                yield {
-                    "images": np.ascontiguousarray(images[i : i + 1].numpy()),
-                    "usable": np.ascontiguousarray(seen[i : i + 1].numpy()),
-                }
+    def __init__(self, windows: list[dict[str, Tensor]], names: set[str]) -> None:
+        self.feeds: Iterator[dict[str, Any]] = (
+            {n: np.ascontiguousarray(x[i : i + 1].numpy()) for n, x in window.items() if n in names}
+            for window in windows for i in range(len(next(iter(window.values()))))
+        )  # fmt: skip
 
     def get_next(self) -> dict[str, Any] | None:
         """The protocol of onnxruntime's calibration."""
         return next(self.feeds, None)
 
 
-def quantise(graph: bytes, windows: list[Sample]) -> bytes:
-    """The graph with its inner convolutions in 8 bits, ranges from `windows`."""
+def quantise(graph: bytes, windows: list[dict[str, Tensor]]) -> bytes:
+    """The graph with its inner convolutions in 8 bits, ranges from `windows`.
+
+    windows: inputs of the graph by name, one or more along the first axis.
+    """
     import onnx
     from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
@@ -50,8 +43,9 @@ def quantise(graph: bytes, windows: list[Sample]) -> bytes:
         first.write_bytes(graph)
         quant_pre_process(first, second, skip_symbolic_shape=True)
         model = onnx.load(second)
+        feeds = _Windows(windows, {i.name for i in model.graph.input})
         quantize_static(
-            second, third, _Windows(windows), quant_format=QuantFormat.QDQ, per_channel=True,
+            second, third, feeds, quant_format=QuantFormat.QDQ, per_channel=True,
             activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8, calibrate_method=CalibrationMethod.MinMax,
             op_types_to_quantize=["Conv", "MaxPool", "Concat"], nodes_to_exclude=_ends(model.graph),
         )  # fmt: skip

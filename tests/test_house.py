@@ -41,7 +41,8 @@ ONE_ROOM = {
     "cube_writer": "products", "checkpoint_images": "checkpoint", "fitting_images": "fitting",
     "train_images": "train", "predict_images": "predict", "contract_images": "contract", "cli_archive": "cli",
     "cli_scenes": "cli", "cli_tasks": "cli", "demo_scenes": "demo", "demo_tasks": "demo", "listing_scenes": "listing",
-    "runtime_int8": "runtime", "checkpoint_bands": "checkpoint", "validation_images": "validation",
+    "runtime_graph": "runtime", "runtime_int8": "runtime", "runtime_phases": "runtime",
+    "checkpoint_bands": "checkpoint", "validation_images": "validation",
     "cli_models": "cli",
 }  # fmt: skip
 FLOOR = {room: i for i, rooms in enumerate(FLOORS) for room in rooms}

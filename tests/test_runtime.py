@@ -15,6 +15,7 @@ from eoflow.models.changestar import ChangeStar
 from eoflow.models.farseg import FarSeg
 from eoflow.models.filling import MedianComposite
 from eoflow.models.images import ImageModel, ImageSignature
+from eoflow.models.merlin import Merlin
 from eoflow.models.pmaa import Pmaa
 from eoflow.models.siamese_unet import SiameseUNet
 from eoflow.models.temporal_attention import TemporalAttention
@@ -38,6 +39,7 @@ NETWORKS = {
     "changestar": lambda: ChangeStar(PAIR, width=8, blocks=(1, 1), features=8, d=8),
     "changemixin": lambda: ChangeStar(PAIR, width=8, blocks=(1, 1), features=8, head="changemixin", d=8),
     "pmaa": lambda: Pmaa(SERIES, width=8, hidden=16, blocks=1, scales=3, base="median", hide_unusable=True),
+    "merlin": lambda: Merlin(ImageSignature(2, 1), width=24),
     "uncrtaints": lambda: UncrtainTs(SERIES, width=16, inner=16, heads=4, blocks=1, base="mean"),
 }
 
@@ -205,8 +207,31 @@ def test_windows_beside_each_other_are_the_same_windows(onnx):
     same(quick(images), plain(model, images))
 
 
-def test_a_network_that_is_told_its_dates_runs_in_torch(onnx):
+@pytest.mark.parametrize("kind", ["onnx", "eager"])
+def test_a_network_in_stages_is_told_its_days(kind, onnx):
+    """Only the middle is exported; days for all samples or for each; more bands and dates than it was trained on."""
+    torch.manual_seed(0)
     model = TemporalAttention(ImageSignature(3, 3, dates=3), width=8, blocks=1).eval()
+    for layer in (model.weigh[-1], model.judge[-1], *(b.join for b in model.encoder)):
+        nn.init.normal_(layer.weight, std=0.3)  # they begin with zeros
+    quick = fast(model, kind=kind)
+    days = torch.tensor([[0.0, 10.0, 25.0], [3.0, float("nan"), 4.0]], dtype=torch.float64)
+    for size in ((32, 48), (16, 16), (13, 22)):
+        images, usable = window(model.signature, size)
+        images[:, 1, :, :5] = float("nan")
+        for more in ((), (days[0],), (days, torch.tensor([10.0, 4.0])), (days[0], torch.tensor(10.0))):
+            same(quick(images, usable, *more), plain(model, images, usable, *more))
+    images, usable = window(ImageSignature(5, 5, dates=4), (16, 32))
+    same(quick(images, usable), plain(model, images, usable))
+    assert quick.kind == kind
+    assert quick.ready((4, 5, 64, 32)), quick.note
+
+
+def test_a_network_that_is_told_its_dates_and_has_no_stages_runs_in_torch(onnx):
+    class Whole(TemporalAttention):
+        staged = False
+
+    model = Whole(ImageSignature(3, 3, dates=3), width=8, blocks=1).eval()
     images, usable = window(model.signature, (32, 48))
     quick = fast(model)
     assert quick.kind == "eager"

@@ -29,11 +29,32 @@ def masked_mean(images: Tensor, valid: Tensor) -> Tensor:
 
 def masked_median(images: Tensor, valid: Tensor) -> Tensor:
     """Median over the valid dates, band by band (an even number: mean of the two in the middle); as masked_mean."""
-    order = images.masked_fill(~valid[:, :, None], torch.inf).sort(1).values
-    count = valid.sum(1)[:, None, None].expand(-1, 1, *images.shape[2:])
-    low = order.gather(1, ((count - 1) // 2).clamp_min(0))[:, 0]
-    high = order.gather(1, (count // 2).clamp_max(images.shape[1] - 1))[:, 0]
-    return ((low + high) / 2).masked_fill(count[:, 0] == 0, torch.nan)
+    count = valid.sum(1)[:, None]
+    order = _sorted(list(images.masked_fill(~valid[:, :, None], torch.inf).unbind(1)))
+    low, high = order[0], order[0]
+    for k in range(1, len(order) // 2 + 1):
+        low, high = torch.where((count - 1) // 2 == k, order[k], low), torch.where(count // 2 == k, order[k], high)
+    return ((low + high) / 2).masked_fill(count == 0, torch.nan)
+
+
+def _sorted(values: list[Tensor]) -> list[Tensor]:
+    """Of equal shapes, in ascending order at every place: Batcher's merge exchange (Knuth, TAOCP 3, 5.2.2, M).
+
+    Minima and maxima of whole dates run through memory in order; a sort along dates, which lie far apart in it, takes
+    twice to three times as long.
+    """
+    n = len(values)
+    rounds = (n - 1).bit_length()
+    for p in (1 << k for k in reversed(range(rounds))):
+        q, r, d = 1 << (rounds - 1), 0, p
+        while True:
+            for i in (i for i in range(n - d) if i & p == r):
+                a, b = values[i], values[i + d]
+                values[i], values[i + d] = torch.minimum(a, b), torch.maximum(a, b)
+            if q == p:
+                break
+            d, q, r = q - p, q >> 1, p
+    return values
 
 
 def fill_with_mean(image: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ are usable; it returns named outputs of the same height and width.
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 import torch
 import torch.nn.functional as F
@@ -63,6 +63,8 @@ class ImageModel(nn.Module):
     """True for a model that needs no gradient descent."""
     needs_times: bool = False
     """Also called with `times` (B, T) and `when` (B,), days of the dates and the wanted day from any origin."""
+    staged: bool = False
+    """forward is `after(given, network(**given), (H, W))` of `given = before(...)`: `network` alone can be exported."""
 
     def __init__(self, signature: ImageSignature) -> None:
         super().__init__()
@@ -71,6 +73,24 @@ class ImageModel(nn.Module):
     def forward(self, images: Tensor, usable: Tensor | None = None) -> dict[str, Tensor]:
         """See the class."""
         raise NotImplementedError
+
+
+class Staged(Protocol):
+    """What a model with `staged` has beside forward. Tensors of pixels end in (H, W), whatever their other axes."""
+
+    def before(
+        self, images: Tensor, usable: Tensor | None = None, times: Tensor | None = None, when: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """Arguments of forward -> arguments of network, in their order; samples along the first axis of each."""
+        ...
+
+    def network(self, **given: Tensor) -> dict[str, Tensor]:
+        """The part with the convolutions; it must not branch on values, nor on H and W."""
+        ...
+
+    def after(self, given: dict[str, Tensor], told: dict[str, Tensor], size: tuple[int, int]) -> dict[str, Tensor]:
+        """What forward gives, of the size (H, W) that images had."""
+        ...
 
 
 def asked_days(model: nn.Module, days: Tensor) -> tuple[Tensor, ...]:

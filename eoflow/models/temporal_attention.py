@@ -22,6 +22,7 @@ The correction and the gate begin at zero, so an untrained network is the classi
 from __future__ import annotations
 
 import math
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -77,6 +78,7 @@ class TemporalAttention(ImageModel):
     halo = 40
     multiple = CELL
     needs_times = True
+    staged = True
     any_bands = True
     """Runs on more bands than it was trained on; see checkpoint_bands."""
     any_dates = True
@@ -110,10 +112,23 @@ class TemporalAttention(ImageModel):
         times (T,) or (B, T): days of the dates from any origin, NaN where not known; None: not known. when () or (B,):
         the wanted day; None: the latest of `times`. Without days all dates count alike and none is the wanted one.
         """
+        given = self.before(images, usable, times, when)
+        return self.after(given, self.network(**given), (images.shape[-2], images.shape[-1]))
+
+    def before(
+        self, images: Tensor, usable: Tensor | None = None, times: Tensor | None = None, when: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """Matching and the prior: what `network` takes. H and W padded to cells.
+
+        images, matched (B, T, C, H, W): as they are and as on the wanted day; usual (B, C, H, W): their median;
+        there, usable (B, T, H, W): where a date holds something, and of use; score (B, T, H, W): log of the weight
+        before attention; error (B, T, C), see `match`; code (B, T, 3) and days (B, T, 2): what the layers are told of a
+        date.
+        """
         roles = self.signature.channels
         if images.shape[2] < roles:
             raise ValueError(f"images have {images.shape[2]} bands, and the network looks at {roles}")
-        images, size = padded(images, self.multiple)
+        images, _ = padded(images, self.multiple)
         there = images.isfinite().all(2) & (images != 0).any(2)
         images = images.masked_fill(~there[:, :, None], 0)
         usable = there if usable is None else padded(usable.to(images.dtype), self.multiple)[0].bool() & there
@@ -121,54 +136,91 @@ class TemporalAttention(ImageModel):
         own = known & (away.abs() < OWN_DAY)
         with torch.no_grad():
             matched, error, evidence = match(images, usable, own, self.ridge)
+            usual = _usual(matched, usable, there)
         log_error = error[:, :, :roles].mean(2).clamp_min(1e-7).log()
         reach, power, beside, trust, mine, gone = self.prior.exp().unbind()
         prior = -torch.where(evidence, beside, power) * (1 + away.abs() / reach).log()
         best = log_error.masked_fill(~evidence, torch.inf).amin(1, keepdim=True).nan_to_num(posinf=0.0)
         prior = prior - (trust * (log_error - best)).masked_fill(~evidence, 0)
         score = prior[:, :, None, None] + mine * (usable & own[:, :, None, None]) - gone * ~usable + NEVER * ~there
-        usual = _usual(matched, usable, there)
         code = torch.stack([evidence, ((log_error + 8) / 2).masked_fill(~evidence, 0), own], dim=2)
+        days = torch.stack([known, (away.abs() / 5).log1p() / 3], dim=2)
+        return {"images": images, "matched": matched, "usual": usual, "there": there, "usable": usable,
+                "score": score, "error": error, "code": code, "days": days}  # fmt: skip
+
+    def network(
+        self, images: Tensor, matched: Tensor, usual: Tensor, there: Tensor, usable: Tensor, score: Tensor,
+        error: Tensor, code: Tensor, days: Tensor,
+    ) -> dict[str, Tensor]:  # fmt: skip
+        """Attention: of what `before` gives, means by its weights and what the layers say of them, (B, ., H, W).
+
+        found, spread, past: mean and variance of the matched dates, and mean of `error`; keep, doubt (one channel):
+        corrections of the gate and of the log variance.
+        """
+        roles = self.signature.channels
         features = torch.cat([
-            10 * (matched - usual[:, None])[:, :, :roles], 3 * images[:, :, :roles],
-            10 * (images - matched)[:, :, :roles], usable[:, :, None].to(images.dtype),
-            code[..., None, None].expand(-1, -1, -1, *images.shape[-2:]),
+            (matched - usual[:, None])[:, :, :roles], images[:, :, :roles], (images - matched)[:, :, :roles],
+            usable[:, :, None].to(images.dtype),
         ], dim=2)  # fmt: skip
-        hidden = self._encoded(features, there)
-        score = score + self.weigh(hidden.flatten(0, 1)).reshape(score.shape)
+        to_weigh, to_judge = self._encoded(features, code, there)
+        score = score + self.weigh[1:](to_weigh).reshape(score.shape)
         weights = score.softmax(1)
         found = _weighted(matched, weights)
-        seen = usable.any(1)
         spread = _weighted((matched - found[:, None]).square(), weights)
-        days = torch.stack([known, (away.abs() / 5).log1p() / 3], dim=2)[..., None, None]
         about = [
-            _weighted(hidden, weights), seen[:, None].to(found.dtype), (usable.sum(1, keepdim=True) / 4).log1p(),
-            _weighted(days, weights), 5 * spread[:, :roles].mean(1, keepdim=True).add(1e-8).sqrt(),
+            usable.any(1)[:, None].to(found.dtype), (usable.to(found.dtype).sum(1, keepdim=True) / 4).log1p(),
+            _weighted(days[..., None, None], weights), 5 * spread[:, :roles].mean(1, keepdim=True).add(1e-8).sqrt(),
         ]  # fmt: skip
-        judged = self.judge(torch.cat(about, dim=1))
+        first, told = cast(nn.Conv2d, self.judge[0]), torch.cat(about, dim=1)
+        judged = _weighted(to_judge.reshape(*score.shape[:2], *to_judge.shape[1:]), weights)
+        judged = self.judge[1:](judged + F.conv2d(told, first.weight[:, -told.shape[1] :], first.bias))
+        keep, doubt = judged[:, :1], judged[:, 1:]
+        return {"found": found, "spread": spread, "past": _weighted(error[..., None, None], weights),
+                "keep": keep, "doubt": doubt}  # fmt: skip
+
+    def after(self, given: dict[str, Tensor], told: dict[str, Tensor], size: tuple[int, int]) -> dict[str, Tensor]:
+        """Filling and the variance: what `forward` gives, of `size` (H, W)."""
+        found, seen = told["found"], given["usable"].any(1)
         sure = seen & ~_near(~seen, MARGIN)
-        keep = torch.sigmoid(judged[:, :1] + torch.where(sure, 6.0, torch.where(seen, -2.0, -5.0))[:, None])
+        keep = torch.sigmoid(told["keep"] + torch.where(sure, 6.0, torch.where(seen, -2.0, -5.0))[:, None])
         image = keep * found + (1 - keep) * pushed_and_pulled(found, sure | (seen & ~_some(sure)))
-        past = _weighted(error[..., None, None].expand_as(matched), weights)
-        parts = torch.stack([spread, past, image.square(), torch.ones_like(image)])
-        variance = (self.variance.exp()[:, None, None, None, None] * parts).sum(0)
+        of_spread, of_past, of_level, floor = self.variance.exp().unbind()
+        variance = of_spread * told["spread"] + of_past * told["past"] + of_level * image.square() + floor
         low, high = LOG_VARIANCE
-        log_variance = (variance.log() + 3 * torch.tanh(judged[:, 1:] / 3)).clamp(low, high)
+        log_variance = (variance.log() + 3 * torch.tanh(told["doubt"] / 3)).clamp(low, high)
         height, width = size
         return {"image": image[..., :height, :width], "log_variance": log_variance[..., :height, :width]}
 
-    def _encoded(self, features: Tensor, there: Tensor) -> Tensor:
-        """(B, T, 3 R + 4, H, W), where a date holds something (B, T, H, W) -> (B, T, 1.5 W, H, W)."""
-        x = features.flatten(0, 1)
-        y = F.gelu(self.cells(torch.cat([F.avg_pool2d(x, CELL), F.max_pool2d(x, CELL)], dim=1)))
-        y = y.reshape(*features.shape[:2], *y.shape[1:])
+    def _encoded(self, features: Tensor, code: Tensor, there: Tensor) -> tuple[Tensor, Tensor]:
+        """What the first layers of `weigh` and `judge` make of each date: (B T, W / 2, H, W) each.
+
+        features (B, T, 3 R + 1, H, W); code (B, T, 3), the same for all pixels of a date; there (B, T, H, W), where a
+        date holds something. Pointwise layers stand before enlarging and before the mean over dates, not behind: the
+        same numbers, on fewer of them. The scale of the features is in the weights for the same reason.
+        """
+        lead, inputs = features.shape[:2], features.shape[2]
+        x, known = features.flatten(0, 1), code.to(features.dtype).flatten(0, 1)[:, :, None, None]
+        roles, extra = self.signature.channels, known.shape[1]
+        scale = x.new_tensor([10.0] * roles + [3.0] * roles + [10.0] * roles + [1.0] * (1 + extra))[:, None, None]
+        at_cells = known.expand(-1, -1, x.shape[-2] // CELL, x.shape[-1] // CELL)
+        y = torch.cat([F.avg_pool2d(x, CELL), at_cells, F.max_pool2d(x, CELL), at_cells], dim=1)
+        y = F.gelu(F.conv2d(y, self.cells.weight * torch.cat([scale, scale]), self.cells.bias))
+        y = y.reshape(*lead, *y.shape[1:])
         share = F.avg_pool2d(there.to(x.dtype), CELL)[:, :, None] + 1e-6
         share = share / share.sum(1, keepdim=True)
         for block in self.encoder:
             y = block(y, share)
-        y = F.interpolate(y.flatten(0, 1), scale_factor=CELL, mode="bilinear")
-        both = torch.cat([F.gelu(self.pixels(x)), y], dim=1)
-        return both.reshape(*features.shape[:2], *both.shape[1:])
+        own, shared = torch.split(self.pixels.weight * scale, [inputs, extra], 1)
+        fine, y = F.gelu(F.conv2d(x, own, self.pixels.bias) + F.conv2d(known, shared)), y.flatten(0, 1)
+        weigh, judge = cast(nn.Conv2d, self.weigh[0]), cast(nn.Conv2d, self.judge[0])
+        wide, both = fine.shape[1], weigh.in_channels
+        heads = ((weigh.weight, weigh.bias), (judge.weight[:, :both], None))
+        to_weigh, to_judge = (
+            F.conv2d(fine, w[:, :wide], bias)
+            + F.interpolate(F.conv2d(y, w[:, wide:]), scale_factor=CELL, mode="bilinear")
+            for w, bias in heads
+        )
+        return to_weigh, to_judge
 
 
 def _head(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
@@ -181,7 +233,10 @@ def _head(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
 
 def _weighted(values: Tensor, weights: Tensor) -> Tensor:
     """(B, T, C, H, W) and (B, T, H, W) -> (B, C, H, W)."""
-    return (values * weights[:, :, None]).sum(1)
+    total = values[:, 0] * weights[:, 0, None]
+    for t in range(1, weights.shape[1]):  # date by date: no product of all of them lies in memory
+        total = torch.addcmul(total, values[:, t], weights[:, t, None])
+    return total
 
 
 def _usual(images: Tensor, usable: Tensor, there: Tensor) -> Tensor:
@@ -192,7 +247,11 @@ def _usual(images: Tensor, usable: Tensor, there: Tensor) -> Tensor:
 
 def _near(mask: Tensor, by: int) -> Tensor:
     """(B, H, W): where a mask takes a sixth of the square that reaches `by` pixels; single pixels are near nothing."""
-    return F.avg_pool2d(mask[:, None].float(), 2 * by + 1, 1, by, count_include_pad=False)[:, 0] > 1 / 6
+    side = 2 * by + 1
+    every = torch.stack([mask.float(), torch.ones_like(mask, dtype=torch.float32)], dim=1)
+    rows = F.avg_pool2d(every, (side, 1), 1, (by, 0), divisor_override=1)  # sums of whole numbers: exact
+    found, of = F.avg_pool2d(rows, (1, side), 1, (0, by), divisor_override=1).unbind(1)
+    return 6 * found > of
 
 
 def _some(mask: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from eoflow.config import settings
+from eoflow.models.images import ImageModel
 from eoflow.predict_images.stack import Stack
 from eoflow.windows import Input, Plan, load
 
@@ -18,24 +19,27 @@ CALIBRATION = 32
 FEWER = {"int8": "8-bit convolutions", "bf16": "bfloat16 layers"}
 
 
-def engine(model: Any, identity: str, stack: Stack, how: Input, plan: Plan) -> tuple[Any, str]:
+def engine(
+    model: ImageModel, identity: str, stack: Stack, how: Input, plan: Plan, days: tuple[torch.Tensor | None, ...] = ()
+) -> tuple[Any, str]:  # fmt: skip
     """(what is called like the model, a sentence about what it loses, or "").
 
-    By the setting `runtime` (EOFLOW_RUNTIME): auto, eager, onnx, int8 or bf16. Models without weights and those that
-    ask for the times of their dates run as they are. Raises BadInput for a runtime that is not installed.
+    By the setting `runtime` (EOFLOW_RUNTIME): auto, eager, onnx, int8 or bf16. Models without weights, and those that
+    are told the days of their dates but have no stages, run as they are. days: what the model is called with behind
+    images and usable. Raises BadInput for a runtime that is not installed.
     """
     kind = settings().runtime
     small = plan.shape[0] * plan.shape[1] < LARGE
     if kind == "auto" and small:
         return model, ""
     if _as_it_is(model):
-        asked = kind not in ("auto", "eager") and not getattr(model, "closed_form", True)
+        asked = kind not in ("auto", "eager") and not model.closed_form
         return model, f"Run in torch and not by {kind}: this network is told the days of its dates." if asked else ""
     from eoflow.runtime import fast
 
     if kind not in FEWER:
         return fast(model, kind=kind, identity=identity), ""
-    windows = _windows(stack, how, plan)
+    windows = [(*window, *days) for window in _windows(stack, how, plan)]
     if not windows:  # nothing in the scene: whatever runs will say so
         return model, ""
     quick = fast(model, kind=kind, identity=identity, calibration=windows)
@@ -45,15 +49,15 @@ def engine(model: Any, identity: str, stack: Stack, how: Input, plan: Plan) -> t
     return quick, f"{FEWER[kind]}. Difference from 32 bits on {CALIBRATION} windows of the scene at most: {lost}."
 
 
-def fewer_bits(model: Any) -> list[str]:
+def fewer_bits(model: ImageModel) -> list[str]:
     """The runtime's name where its numbers are not those of 32 bits to 1e-4: what it makes is another product."""
     kind = settings().runtime
     return [kind] if kind in FEWER and not _as_it_is(model) else []
 
 
-def _as_it_is(model: Any) -> bool:
-    """Whether plain torch runs it, whatever the setting: without weights, or told the days of its dates."""
-    return bool(getattr(model, "closed_form", True) or getattr(model, "needs_times", False))
+def _as_it_is(model: ImageModel) -> bool:
+    """Whether plain torch runs it, whatever the setting: without weights, or told the days of its dates as a whole."""
+    return model.closed_form or (model.needs_times and not model.staged)
 
 
 def _windows(stack: Stack, how: Input, plan: Plan) -> list[tuple[torch.Tensor, torch.Tensor]]:

@@ -15,6 +15,7 @@ from eoflow.predict_images.stack import SEEN
 
 if TYPE_CHECKING:
     from eoflow.checkpoint_images import ImageCheckpoint
+    from eoflow.models.images import ImageModel
 
 Array = np.ndarray[Any, Any]
 
@@ -22,27 +23,31 @@ Array = np.ndarray[Any, Any]
 class Runnable(nn.Module):
     """(B, T, C + 1, H, W) with `usable` as the last channel -> what the model says, and `usable` (B, T, H, W).
 
-    times: days of each date, when: the day that is wanted; only for models that ask for them (`needs_times`).
+    days: `days_asked` of the model.
     """
 
-    def __init__(self, model: nn.Module, times: Sequence[float] | None = None, when: float | None = None) -> None:
+    def __init__(self, model: nn.Module, days: tuple[Tensor | None, ...] = ()) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.days = model, days
         self.halo, self.multiple = int(getattr(model, "halo", 0)), int(getattr(model, "multiple", 1))
-        self.times = tuple(times) if times is not None and getattr(model, "needs_times", False) else None
-        self.when = when
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """See the class."""
         images, usable = x[:, :, :-1], x[:, :, -1] > 0.5
-        more: dict[str, Any] = {}
-        if self.times is not None:
-            more["times"] = torch.tensor(self.times, dtype=torch.float64)
-            more["when"] = None if self.when is None else torch.tensor(self.when, dtype=torch.float64)
-        found = self.model(images, usable, **more)
+        found = self.model(images, usable, *self.days)
         size = x.shape[-2:]
         out = {n: t for n, t in found.items() if t.ndim in (3, 4) and t.shape[-2:] == size}
         return {**out, SEEN: usable.to(x.dtype)}
+
+
+def days_asked(
+    model: ImageModel, times: Sequence[float] | None, when: float | None
+) -> tuple[Tensor | None, ...]:  # fmt: skip
+    """`times` (T,) and `when` () for models that ask for them, from days of each date and the day that is wanted."""
+    if times is None or not model.needs_times:
+        return ()
+    wanted = None if when is None else torch.tensor(when, dtype=torch.float64)
+    return torch.tensor(tuple(times), dtype=torch.float64), wanted
 
 
 @dataclass(frozen=True)

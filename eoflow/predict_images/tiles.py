@@ -16,7 +16,7 @@ from eoflow.predict_images.asked import Asked, Part
 from eoflow.predict_images.choose import targets_of
 from eoflow.predict_images.dates import Want
 from eoflow.predict_images.engine import engine
-from eoflow.predict_images.network import Runnable, decoder
+from eoflow.predict_images.network import Runnable, days_asked, decoder
 from eoflow.predict_images.permanent import Reference
 from eoflow.predict_images.report import ProductReport, remark
 from eoflow.predict_images.stack import Frames, Progress, Stack, as_input, blocks, cached, plan_of
@@ -215,12 +215,13 @@ def network_of(
 ) -> tuple[Network, str]:  # fmt: skip
     """The checkpoint's model, fitted on the whole scene where it must be, as the windowed runner takes it; and what to
     say of its runtime."""
-    model: Any = checkpoint.model
-    if is_whole(model) and len(plan) > 1:
-        model = fitted(model, stack, how)
+    model = checkpoint.model
     flat = all(p.dim() != 5 for p in model.parameters())
-    model, note = engine(model, checkpoint.hash, stack, how, plan)
-    return Network(Runnable(model, times, when), decoder(checkpoint), batch, channels_last=flat), note
+    days, note = days_asked(model, times, when), ""
+    runs: Any = fitted(model, stack, how) if is_whole(model) and len(plan) > 1 else model
+    if runs is model:
+        runs, note = engine(model, checkpoint.hash, stack, how, plan, days)
+    return Network(Runnable(runs, days), decoder(checkpoint), batch, channels_last=flat), note
 
 
 def float_day(time: np.datetime64) -> float:

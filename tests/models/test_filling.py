@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import pytest
 import torch
@@ -13,6 +15,7 @@ from eoflow.models.filling import (
     MedianComposite,
     NearestClear,
     first_guess,
+    masked_median,
 )
 from eoflow.models.images import ImageSignature, parameters
 
@@ -150,3 +153,15 @@ def test_unknown_options_are_refused():
         MedianComposite(SIGNATURE, fallback="zero")
     with pytest.raises(TypeError):
         MedianComposite(SIGNATURE, colour="blue")
+
+
+@pytest.mark.parametrize("dates", [*range(1, 10), 16, 17, 31])
+def test_the_median_of_any_number_of_dates_is_numpys(dates):
+    g = torch.Generator().manual_seed(dates)
+    images = torch.randint(0, 4, (2, dates, 3, 16, 16), generator=g).float()  # with ties
+    valid = torch.rand(2, dates, 16, 16, generator=g) < torch.rand(2, 1, 16, 16, generator=g)
+    holes = images.masked_fill(~valid[:, :, None], torch.nan).numpy()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "All-NaN slice", RuntimeWarning)
+        wanted = np.nanmedian(holes, axis=1)
+    np.testing.assert_array_equal(masked_median(images, valid).numpy(), wanted)

@@ -14,6 +14,7 @@ from eoflow.bands import BandSpec, SceneSchema
 from eoflow.checkpoint_images import ImageCheckpoint, build, plain_normalizer, reduced, task_of
 from eoflow.errors import BadInput
 from eoflow.predict_images import tiles
+from eoflow.predict_images.engine import engine, fewer_bits
 from eoflow.predict_images.files import predict_files
 from eoflow.predict_images.run import predict_dataset
 from eoflow.runtime import multiplies_bfloat16
@@ -201,16 +202,34 @@ def test_fewer_bits_are_said_and_cost_little(tmp_path, workspace, monkeypatch, r
         assert np.nanmean(difference) < 0.01
 
 
-def test_a_network_that_is_told_the_days_says_that_it_runs_in_torch(tmp_path, workspace, run_by):
+def test_a_network_that_is_told_the_days_runs_in_every_runtime(tmp_path, workspace, run_by):
+    pytest.importorskip("onnxruntime")
     (tmp_path / "in").mkdir()
     files, _ = series(tmp_path / "in", dates=3)
-    said = {}
-    for runtime in ("auto", "onnx"):
+    images = {}
+    for runtime in ("eager", "onnx", "int8"):
         run_by(runtime)
         out = tmp_path / f"{runtime}.tif"
         report = predict_files("cloud-removal", files, model="clouds-s2", out=out, workspace=workspace)
-        said[runtime] = [m for m in report.messages if "Run in torch and not by onnx" in m]
-    assert (len(said["auto"]), len(said["onnx"])) == (0, 1)
+        assert len([m for m in report.messages if "8-bit convolutions" in m]) == (runtime == "int8")
+        images[runtime] = 1e-4 * read(out)[0].astype(float)
+    np.testing.assert_allclose(images["onnx"], images["eager"], rtol=0, atol=1.5e-4)  # stored in steps of 1e-4
+    assert 0 < np.nanmax(np.abs(images["int8"] - images["eager"])) < 0.05
+
+
+def test_a_network_without_stages_says_that_it_runs_in_torch(run_by):
+    from eoflow.models.images import ImageSignature
+    from eoflow.models.temporal_attention import TemporalAttention
+
+    class Whole(TemporalAttention):
+        staged = False
+
+    model, plan = Whole(ImageSignature(4, 4, 0)), Plan((64, 64), (64, 64), 0)
+    run_by("onnx")
+    runs, note = engine(model, "", None, None, plan)
+    assert runs is model
+    assert "Run in torch and not by onnx" in note
+    assert fewer_bits(model) == []
 
 
 def test_a_scene_without_a_value_needs_no_calibration(tmp_path, workspace, run_by):
