@@ -5,9 +5,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from eoflow.catalog import Model, NetworkRef
 from eoflow.catalog_patches import PatchRecipe
@@ -73,9 +73,6 @@ class ImageGate(Model):
     metric: str | None = None
 
 
-Threshold = Annotated[float, Field(gt=0, lt=1)]
-
-
 class ImageRecipe(Model):
     """Task, network, inputs, augmentation, loss, training, gate: everything that makes a checkpoint, but the data.
 
@@ -94,12 +91,22 @@ class ImageRecipe(Model):
     loss: LossRef | None = Field(default=None, description="the task's own if left out")
     training: ImageTraining = ImageTraining()
     tuning: ImageTuning = ImageTuning()
-    threshold: Threshold | Literal["validation"] = Field(
-        default=0.5, description="probability above which a pixel has class 1; or where F1 is largest in validation"
+    threshold: float | Literal["validation", "start"] = Field(
+        default=0.5,
+        description="probability above which a pixel has class 1; `validation`: where F1 is largest on that split; "
+        "`start`: that of the weights that training begins with",
     )
     baselines: tuple[str, ...] = Field(default=(), description="models beside it in every scorecard; the task's own")
     gate: ImageGate = ImageGate()
     notes: str | None = None
+
+    @field_validator("threshold", mode="before")
+    @classmethod
+    def _cuts(cls, value: Any) -> Any:
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if value not in ("validation", "start") and not (number and 0 < value < 1):
+            raise ValueError(f"{value!r} is not a probability between 0 and 1, 'validation' or 'start'")
+        return value
 
     @model_validator(mode="after")
     def _fits(self) -> ImageRecipe:
@@ -121,10 +128,14 @@ class ImageRecipe(Model):
     @property
     def cut(self) -> float:
         """The threshold as a number: 0.5 as long as training has not chosen it."""
-        return 0.5 if self.threshold == "validation" else self.threshold
+        return 0.5 if isinstance(self.threshold, str) else self.threshold
 
     def tuned(self) -> ImageRecipe:
-        """This recipe for a training that starts from its own weights: `tuning` replaces parts of `training`."""
+        """This recipe for a training that starts from its own weights: `tuning` replaces parts of `training`.
+
+        A threshold that training chooses stays that of the start: a few chips are too few to choose by.
+        """
         said = {k: v for k, v in self.tuning.model_dump().items() if v is not None}
         said.setdefault("lr", self.training.lr / 10)
-        return self.model_copy(update={"training": self.training.model_copy(update=said)})
+        cut = "start" if self.threshold == "validation" else self.threshold
+        return self.model_copy(update={"training": self.training.model_copy(update=said), "threshold": cut})

@@ -71,11 +71,14 @@ def train_images(
     if start is None and rec.training.blend < 1:
         raise BadInput("training.blend mixes new weights with those of a start, and there is none",
                        where=f"recipe {rec.name}", todo="--from MODEL, or training.blend=1")  # fmt: skip
+    if start is None and rec.threshold == "start":
+        raise BadInput("threshold 'start' is that of the weights that training begins with, and there are none",
+                       where=f"recipe {rec.name}", todo="--from MODEL, or threshold=validation")  # fmt: skip
     begun = None if start is None else _start(ws, str(start), rec)
     source = _chips(Path(chips), rec, begun) if chips is not None else _dataset(ws, str(dataset), rec, begun, progress)
     data = source.train
     rec = rec.model_copy(update={"patches": data.recipe})
-    if begun is not None and rec.threshold == "validation":  # a few chips are too few to choose by
+    if begun is not None and rec.threshold == "start":
         rec = rec.model_copy(update={"threshold": begun.recipe.cut})
     signature = task.signature(rec)
     torch.manual_seed(rec.training.seed)

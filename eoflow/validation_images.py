@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
@@ -14,7 +13,6 @@ from torch import Tensor
 from eoflow.checkpoint_images import ImageCheckpoint
 from eoflow.errors import BadInput
 from eoflow.models.images import asked_days, parameters
-from eoflow.prepare.scenes import samples as samples_
 from eoflow.prepare.scenes.trainset import Patches
 
 if TYPE_CHECKING:
@@ -41,17 +39,15 @@ def scored(checkpoint: ImageCheckpoint, data: Samples, indices: Array) -> dict[s
     task: Any = checkpoint.task
     device = torch.device("cuda" if torch.cuda.is_available() and not checkpoint.model.closed_form else "cpu")
     model = checkpoint.model.to(device)
-    with_times = "when" in inspect.signature(model.forward).parameters
     together = model.closed_form and task.main_output == "logits"
     kept: dict[str, list[Array]] = {}
     order: list[Array] = []
     for chosen in _batches(data, indices, together, checkpoint.recipe.training.batch_size):
         sample = Patches(*(x.to(device) for x in data.batch(chosen)))
         images, usable = task.feed(sample)
-        days = samples_.days(data, chosen) if with_times else None
-        more = () if days is None else tuple(torch.from_numpy(x) for x in days)
         with torch.inference_mode():
-            outputs = _as_one(model, images, usable) if together else model(images, usable, *more)
+            days = asked_days(model, sample.days)
+            outputs = _as_one(model, images, usable) if together else model(images, usable, *days)
         for name, values in task.score(checkpoint, outputs, sample).items():
             kept.setdefault(name, []).append(values)
         order.append(chosen)
@@ -72,8 +68,7 @@ def chosen_threshold(checkpoint: ImageCheckpoint, data: Samples) -> float:
     if len(task.class_names(checkpoint.recipe)) != 2 or not len(data):
         return 0.5
     counts = np.zeros((2, THRESHOLDS))  # labelled pixels of class 0 and 1 by their probability
-    indices = np.unique(np.linspace(0, len(data) - 1, min(AT_MOST, len(data))).round().astype(int))
-    for chosen in _batches(data, indices, False, checkpoint.recipe.training.batch_size):
+    for chosen in _batches(data, _looked_at(data), False, checkpoint.recipe.training.batch_size):
         sample = data.batch(chosen)
         images, usable = task.feed(sample)
         with torch.inference_mode():
@@ -87,6 +82,11 @@ def chosen_threshold(checkpoint: ImageCheckpoint, data: Samples) -> float:
     wrong, right = (counts[label, ::-1].cumsum()[::-1] for label in (0, 1))  # said, at each cut
     f1 = 2 * right / (right + wrong + counts[1].sum())
     return float(f1[1:].argmax() + 1) / THRESHOLDS
+
+
+def _looked_at(data: Samples) -> Array:
+    """Indices of AT_MOST samples."""
+    return np.unique(np.linspace(0, len(data) - 1, min(AT_MOST, len(data))).round().astype(int))
 
 
 def _batches(data: Samples, indices: Array, together: bool, size: int) -> Iterator[Array]:
@@ -124,7 +124,7 @@ def scores(
     task: Any = checkpoint.task
     if not len(data):
         return [], {}
-    indices = np.unique(np.linspace(0, len(data) - 1, min(AT_MOST, len(data))).round().astype(int))
+    indices = _looked_at(data)
     places = _places(data, indices)
     rows: list[dict[str, Any]] = []
     unable: dict[str, str] = {}

@@ -157,6 +157,9 @@ def test_without_a_word_fine_tuning_is_gentler_than_training():
         (["network.options.widht=3"], None, "widht"),
         (["training.freeze=[nothing]"], None, "begins with 'nothing'"),
         (["training.crop=40"], None, "does not fit"),
+        (["threshold=1.5"], None, "threshold: 1.5 is not a probability between 0 and 1"),
+        (["threshold=validaton"], None, "threshold: 'validaton' is not a probability"),
+        (["threshold=start"], None, "there are none"),
     ],
 )
 def test_bad_recipes(world, overrides, start, message):
@@ -165,7 +168,7 @@ def test_bad_recipes(world, overrides, start, message):
 
 
 def test_the_threshold_is_where_f1_is_largest_on_the_validation_split(world, tmp_path):
-    """Beside the scores of every other threshold; a fine-tuned model keeps the one of its start."""
+    """Beside the scores of every other threshold; a fine-tuned model keeps the one of its start, unless told."""
     ws = copy(world[0], tmp_path, without="nothing")
     few = [*waters.FLOODS, "training.steps=20", "threshold=validation", "name=unsure"]
     made = ImageCheckpoint.from_pretrained(eoflow.train("unet", "s1", overrides=few, workspace=ws).folder)
@@ -181,8 +184,13 @@ def test_the_threshold_is_where_f1_is_largest_on_the_validation_split(world, tmp
     assert others[best] == max(others.values())
     assert min(others.values()) < others[best] > others[0.5] - 1e-9
     assert f"above a probability of {best:.2f}" in made.card
-    tuned = eoflow.train("unet", "s1", overrides=[*few, "training.steps=2"], start=made.location, workspace=ws)
-    assert ImageCheckpoint.from_pretrained(tuned.folder).recipe.threshold == best
+    recipe = catalog.apply_overrides(catalog.recipe("unet"), few)
+    for asked, kept in (([], True), (["threshold=validation"], False)):
+        more = ["training.steps=2", *asked]
+        tuned = eoflow.train(recipe, "s1", overrides=more, start=made.location, workspace=ws)
+        found = ImageCheckpoint.from_pretrained(tuned.folder)
+        assert ("threshold" in found.provenance) != kept
+        assert not kept or found.recipe.threshold == best
 
 
 def test_without_a_pixel_of_the_class_the_threshold_is_a_half(world):
