@@ -38,9 +38,8 @@ def scores(card: Any, name: str | None = None) -> dict[str, dict[str, Any]]:
     return out
 
 
-def folds(folder: Path, count: int) -> list[tuple[list[str], list[str]]]:
-    """(names to train on, names to predict) of each fold; every pair is predicted once."""
-    names = sorted(p.name for p in (folder / "A").iterdir() if p.is_file())
+def folds(names: list[str], count: int) -> list[tuple[list[str], list[str]]]:
+    """(names to train on, names to predict) of each fold; every one is predicted once."""
     count = min(count, len(names))
     return [([n for k, n in enumerate(names) if k % count != f], names[f::count]) for f in range(count)]
 
@@ -69,7 +68,8 @@ def tuned(
     hit = said = true = 0.0
     each = {}
     with tempfile.TemporaryDirectory() as temporary:
-        for f, (train, test) in enumerate(folds(folder, count)):
+        names = sorted(p.name for p in (folder / "A").iterdir() if p.is_file())
+        for f, (train, test) in enumerate(folds(names, count)):
             some = copied(folder, train, Path(temporary) / f"train-{f}", train=True)
             rest = copied(folder, test, Path(temporary) / f"test-{f}")
             options = [*([f"training.steps={steps}"] if steps else []), *overrides]

@@ -105,7 +105,7 @@ def run(folder: str, models: list[str], baselines: list[str], workspace: str | N
 def tuned(folder: Path, model: str, count: int, overrides: list[str]) -> dict[str, Any]:
     """{chip: {"before", "after": (found, said, true) pixels of water}}: chips with a label and anything seen."""
     import eoflow
-    from benchmarks.skill_change import begun, counted
+    from benchmarks.skill_change import begun, counted, folds
     from eoflow.checkpoint_images import ImageCheckpoint
     from eoflow.workspace import Workspace
 
@@ -113,18 +113,16 @@ def tuned(folder: Path, model: str, count: int, overrides: list[str]) -> dict[st
     for file in sorted(folder.rglob("*.tif")):
         files.setdefault(file.stem.rpartition("_")[0], []).append(file)
     names = [n for n, some in files.items() if len(some) > 1]
-    count = min(count, len(names))
     out: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as temporary:
         ws = Workspace(Path(temporary) / "workspace")
         start = begun(model, ws)
         recipe = ImageCheckpoint.from_pretrained(start).recipe.name
-        for fold in range(count):
+        for fold, (rest, left_out) in enumerate(folds(names, count)):
             train, test = (Path(temporary) / f"{part}-{fold}" for part in ("train", "test"))
             train.mkdir()
             test.mkdir()
-            rest = [n for k, n in enumerate(names) if k % count != fold]
-            for name in names[fold::count]:
+            for name in left_out:
                 for file in files[name]:
                     shutil.copy(file, test)
             for k, name in enumerate(rest):
