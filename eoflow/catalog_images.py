@@ -1,4 +1,4 @@
-"""Recipes of image models: cloud removal, change detection, segmentation and despeckling.
+"""Recipes of image models: cloud removal, change detection, segmentation, despeckling and synthesis.
 
 `eoflow.catalog.recipe` gives an ImageRecipe where the YAML's `task` is one of these, and a Recipe for `forecast`.
 """
@@ -12,8 +12,8 @@ from pydantic import Field, field_validator, model_validator
 from eoflow.catalog import Model, NetworkRef
 from eoflow.catalog_patches import PatchRecipe
 
-ImageTaskName = Literal["segmentation", "change-detection", "cloud-removal", "despeckling"]
-TASKS: tuple[str, ...] = ("segmentation", "change-detection", "cloud-removal", "despeckling")
+ImageTaskName = Literal["segmentation", "change-detection", "cloud-removal", "despeckling", "synthesis"]
+TASKS: tuple[str, ...] = ("segmentation", "change-detection", "cloud-removal", "despeckling", "synthesis")
 
 
 class AugmentRef(Model):
@@ -112,7 +112,7 @@ class ImageRecipe(Model):
     def _fits(self) -> ImageRecipe:
         if self.patches.bands is None:
             raise ValueError("patches.bands names the bands that the network takes, in order")
-        if self.task in ("segmentation", "change-detection") and self.patches.labels is None:
+        if self.task in ("segmentation", "change-detection", "synthesis") and self.patches.labels is None:
             raise ValueError(f"the task {self.task} needs patches.labels")
         if self.task == "cloud-removal" and not self.patches.targets:
             raise ValueError("the task cloud-removal needs patches.targets")

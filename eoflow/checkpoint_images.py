@@ -324,6 +324,19 @@ def candidates(
     return [folder for _, _, folder in sorted(found, key=lambda row: row[:2])]
 
 
+def named_checkpoint(workspace: Workspace, what: str) -> ImageCheckpoint:
+    """A folder, or the first of that name in the workspace or shipped. Raises BadInput with those there are."""
+    if "/" in what or Path(what).is_dir():
+        return ImageCheckpoint.from_pretrained(what)
+    folders = checkpoint.available(workspace, what, "images")
+    if not folders:
+        every = (checkpoint.read_config(f) for f in checkpoint.available(workspace, None, "images"))
+        known = sorted({checkpoint.trained_name(config) for config in every})
+        todo = f"choose from {', '.join(known)}" if known else f"eoflow train {what} --dataset ..."
+        raise BadInput(f"there is no trained '{what}' to start from", where=workspace.root, todo=todo)
+    return ImageCheckpoint.from_pretrained(folders[0])
+
+
 def resolve_images(
     workspace: Workspace, dataset: str | None, model: str | None, task: str, schema: SceneSchema
 ) -> ImageCheckpoint:

@@ -112,3 +112,40 @@ def models_check(what: Annotated[str, typer.Argument(help="recipe, registered mo
     emit([r.__dict__ for r in results], lambda c: c.print("\n".join(r.line() for r in results), markup=False))
     if not all(r.passed for r in results):
         raise typer.Exit(2)
+
+
+@models.command("sample")
+def models_sample(
+    model: Annotated[str, typer.Argument(help="a trained model of the task synthesis, by name or folder")],
+    out: Annotated[str, typer.Option(metavar="DIR", help="where the pairs go: A/, B/, label/ and a sheet to look at")],
+    dataset: DatasetOption = None,
+    chips: Annotated[
+        str | None, typer.Option(metavar="DIR", help="label maps of files in a folder instead of a dataset's")
+    ] = None,
+    pairs: Annotated[int, typer.Option(help="how many, a tenth of them for validation")] = 64,
+    guidance: Annotated[float, typer.Option(help="how much more a map counts than was learnt; 1: as learnt")] = 1.5,
+    steps: Annotated[int, typer.Option(help="of denoising")] = 40,
+    seed: Annotated[int, typer.Option(help="another seed, other pairs")] = 0,
+) -> None:
+    """Make pairs of dates for change detection: events on label maps, and images for both dates."""
+    from eoflow.synthesis import sample_pairs
+    from eoflow.train_images import only_scenes
+
+    ws = workspace()
+    if dataset is None and chips is None:
+        dataset = only_scenes(ws)
+    with progress_bar(f"sample {model}") as progress:
+        report = sample_pairs(
+            model, dataset, out=out, chips=chips, pairs=pairs, guidance=guidance, steps=steps, seed=seed, workspace=ws,
+            progress=progress,
+        )  # fmt: skip
+
+    def show(c: Any) -> None:
+        there = "" if report.made == report.pairs else f", {report.pairs - report.made} of them there already"
+        c.print(f"{report.pairs} pairs of {report.size} pixels a side in {report.seconds:.0f} s{there}; "
+                f"{report.changed:.1%} of the pixels changed\n  {report.folder}", markup=False)  # fmt: skip
+        c.print(f"look at: {report.sheet}", markup=False)
+        fits = f"--set patches.patch={report.size} --set training.crop={report.size}"
+        c.print(f"next: eoflow train siamese-unet --chips {report.folder} {fits}", markup=False)
+
+    emit(report.to_dict(), show)

@@ -34,6 +34,7 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
     "change-detection": {"bands": ["red", "green", "blue"], "labels": {"band": "label"}, "dates": 2, "pick": "pairs"},
     "cloud-removal": {"bands": ["red", "nir"], "targets": ["red", "nir"], "dates": 3, "pick": "clear-target"},
     "despeckling": {"bands": ["real", "imaginary"], "normalize": {"scheme": "none"}},
+    "synthesis": {"bands": ["red", "green", "blue"], "labels": {"band": "label"}},
 }
 
 

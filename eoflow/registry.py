@@ -47,6 +47,7 @@ BUILTIN: dict[str, dict[str, str]] = {
         "linear-in-time": "eoflow.models.filling:LinearInTime",
         "merlin": "eoflow.models.merlin:Merlin",
         "lee": "eoflow.models.lee:Lee",
+        "rsdit": "eoflow.models.rsdit:Synthesizer",
     },
     "sources": {
         "zarr": "eoflow.sources.zarr:ZarrSource",
@@ -67,6 +68,7 @@ BUILTIN: dict[str, dict[str, str]] = {
         "change-detection": "eoflow.tasks.change_detection:ChangeDetectionTask",
         "cloud-removal": "eoflow.tasks.cloud_removal:CloudRemovalTask",
         "despeckling": "eoflow.tasks.despeckling:DespecklingTask",
+        "synthesis": "eoflow.tasks.synthesis:SynthesisTask",
     },
     "metrics": {
         "rmse": "eoflow.verify.metrics:Rmse",

@@ -24,7 +24,7 @@ import torch
 import eoflow
 from eoflow import checkpoint, holdings, validation_images
 from eoflow.catalog_images import ImageRecipe
-from eoflow.checkpoint_images import ImageCheckpoint, build, find_band, reduced, task_of
+from eoflow.checkpoint_images import ImageCheckpoint, build, find_band, named_checkpoint, reduced, task_of
 from eoflow.errors import BadInput
 from eoflow.models.images import ImageModel, parameters
 from eoflow.prepare.scenes.augment import HookContext, augment_of
@@ -64,8 +64,6 @@ def train_images(
     """
     began = time.monotonic()
     ws = Workspace.of(workspace)
-    if (dataset is None) == (chips is None):
-        raise BadInput("say what to train on: a dataset, or a folder of chips", todo="--dataset NAME or --chips DIR")
     task = task_of(rec)
     task.signature(rec)  # before the long work: a bad recipe is found now
     if start is None and rec.training.blend < 1:
@@ -75,7 +73,7 @@ def train_images(
         raise BadInput("threshold 'start' is that of the weights that training begins with, and there are none",
                        where=f"recipe {rec.name}", todo="--from MODEL, or threshold=validation")  # fmt: skip
     begun = None if start is None else _start(ws, str(start), rec)
-    source = _chips(Path(chips), rec, begun) if chips is not None else _dataset(ws, str(dataset), rec, begun, progress)
+    source = samples_of(ws, rec, dataset, chips, begun, progress)
     data = source.train
     rec = rec.model_copy(update={"patches": data.recipe})
     if begun is not None and rec.threshold == "start":
@@ -160,6 +158,19 @@ def only_scenes(ws: Workspace) -> str:
 # -- samples ---------------------------------------------------------------------------------------------------------
 
 
+def samples_of(
+    ws: Workspace, rec: ImageRecipe, dataset: str | None, chips: str | Path | None,
+    begun: ImageCheckpoint | None = None, progress: Progress | None = None,
+) -> Source:  # fmt: skip
+    """Samples of a recipe, of a dataset or of a folder of chips, normalised as `begun` was or by their own statistics.
+
+    Raises BadInput for both or neither, and for what the recipe needs and they have not.
+    """
+    if (dataset is None) == (chips is None):
+        raise BadInput("say what to train on: a dataset, or a folder of chips", todo="--dataset NAME or --chips DIR")
+    return _dataset(ws, dataset, rec, begun, progress) if dataset is not None else _chips(Path(str(chips)), rec, begun)
+
+
 def _dataset(
     ws: Workspace, dataset: str, rec: ImageRecipe, begun: ImageCheckpoint | None, progress: Progress | None
 ) -> Source:
@@ -209,17 +220,8 @@ def named(patches: PatchRecipe, schema: SceneSchema) -> PatchRecipe:
 
 
 def _start(ws: Workspace, what: str, rec: ImageRecipe) -> ImageCheckpoint:
-    """The checkpoint that training starts from: a folder, or the first of that name in the workspace or shipped."""
-    if "/" in what or Path(what).is_dir():
-        found = ImageCheckpoint.from_pretrained(what)
-    else:
-        folders = checkpoint.available(ws, what, "images")
-        if not folders:
-            known = sorted({checkpoint.trained_name(checkpoint.read_config(f))
-                            for f in checkpoint.available(ws, None, "images")})  # fmt: skip
-            todo = f"choose from {', '.join(known)}" if known else f"eoflow train {what} --dataset ..."
-            raise BadInput(f"there is no trained '{what}' to start from", where=ws.root, todo=todo)
-        found = ImageCheckpoint.from_pretrained(folders[0])
+    """The checkpoint that training starts from."""
+    found = named_checkpoint(ws, what)
     if (found.recipe.task, found.recipe.network.name) != (rec.task, rec.network.name):
         raise BadInput(
             f"{found.name} is a {found.recipe.network.name} for {found.recipe.task}, and the recipe {rec.name} a "

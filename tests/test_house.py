@@ -28,7 +28,7 @@ FLOORS = [
     {"tasks"},
     {"fitting", "validation", "runtime", "windows", "composite"},
     {"train", "predict"},
-    {"verify"},
+    {"verify", "synthesis"},
     {"view"},
     {"demo", "doctor", "flowkit", "console", "contract", "listing"},
     {"up"},

@@ -18,7 +18,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from eoflow.models import diffusion
+from eoflow.models.images import ImageModel, ImageSignature, padded
 from eoflow.models.layers.units import PixelNorm
+
+UNTOLD = 0.1
+"""Share of the training images whose labels are hidden, so that what the labels add can be told (guidance)."""
+LOOKED_AT = 0.6
+"""Time at which the network is looked at outside training: half noise and more, where a mask is worth most."""
 
 
 def time_features(t: Tensor, width: int) -> Tensor:
@@ -150,3 +157,61 @@ class RSDiT(nn.Module):
         shift, scale = self.modulate(F.silu(condition)).chunk(2, dim=-1)
         out = self.last(self.norm(h) * (1 + scale) + shift).permute(0, 3, 1, 2)
         return F.pixel_shuffle(out, self.patch)
+
+
+class Synthesizer(ImageModel):
+    """RS-DiT as an image model, trained on single labelled dates.
+
+    images (B, 1, C + 1, H, W): bands, and behind them the class of each pixel by number (others: not known).
+    Any size: padded to windows inside.
+
+    Returns `velocity` and `target` (B, C, H, W): what it says of a noised image, and what is true (models/diffusion).
+    In training time and noise are drawn, and the labels of some images hidden; otherwise the time is LOOKED_AT and the
+    noise always the same, and `untold` is what it says without labels and `image` what it takes the image to be.
+
+    Options: classes, how many there are; those of RSDiT.
+    """
+
+    def __init__(
+        self, signature: ImageSignature, *, classes: int = 2, patch: int = 4, width: int = 192, depth: int = 6,
+        heads: int = 6, window: int = 8, global_every: int = 4, ratio: float = 4.0,
+    ) -> None:  # fmt: skip
+        super().__init__(signature)
+        if signature.channels != signature.outputs + 1 or signature.dates != 1:
+            raise ValueError(f"it takes one date of bands and a map of classes, not {signature}")
+        self.classes = classes
+        self.network = RSDiT(
+            signature.outputs, classes, patch=patch, width=width, depth=depth, heads=heads, window=window,
+            global_every=global_every, ratio=ratio,
+        )  # fmt: skip
+        self.halo = self.tile = self.network.multiple
+
+    def forward(self, images: Tensor, usable: Tensor | None = None) -> dict[str, Tensor]:
+        """See the class."""
+        whole, (height, width) = padded(images[:, 0], self.tile)
+        image, labels = whole[:, :-1], self.shares(whole[:, -1])
+        if usable is not None:
+            seen = padded(usable.to(whole.dtype), self.tile)[0] > 0.5
+            image, labels = image.masked_fill(~seen, 0.0), labels.masked_fill(~seen, 0.0)
+        count = len(image)
+        if self.training:
+            first = torch.rand((), device=image.device)
+            t = (first + torch.arange(count, device=image.device) / count) % 1  # spread over the batch
+            noise = torch.randn_like(image)
+            hidden = torch.rand(count, 1, 1, 1, device=image.device) < UNTOLD
+            labels = labels.masked_fill(hidden, 0.0)
+        else:
+            t = torch.full((count,), LOOKED_AT, device=image.device)
+            same = torch.randn(image.shape[1:], generator=torch.Generator().manual_seed(0))
+            noise = same.to(image.device).expand_as(image)
+        now = diffusion.noised(image, noise, t)
+        told: Tensor = self.network(now, t, labels)
+        out = {"velocity": told, "target": diffusion.velocity(image, noise, t)}
+        if not self.training:
+            a, s = diffusion.levels(t)
+            out |= {"untold": self.network(now, t, torch.zeros_like(labels)), "image": a * now - s * told}
+        return {name: x[..., :height, :width] for name, x in out.items()}
+
+    def shares(self, classes: Tensor) -> Tensor:
+        """Numbers (B, H, W) -> (B, K, H, W): 1 where the pixel is of the class; 0 in all where it is not known."""
+        return torch.stack([classes == k for k in range(self.classes)], dim=1).to(torch.float32)

@@ -149,7 +149,7 @@ def _dates(chips: Sequence[Chip], series: Sequence[layouts.Series]) -> list[Date
 
 def _found(folder: Path, task: str) -> tuple[list[Chip], list[layouts.Series], list[str]]:
     """Chips, or places of a series."""
-    if task == "segmentation":
+    if task in ("segmentation", "synthesis"):
         found = layouts.segmentation(folder)
     elif task == "change-detection":
         found = layouts.change(folder)
