@@ -30,6 +30,7 @@ class Runner:
 
     name: in the scorecard. channels: positions of its bands among those of the samples. normalizer: its own, for them.
     dates: how many it takes; 0: any number. targets: positions of the scorecard's target bands in its output.
+    quick: what runs the network, where that is not the network itself.
     """
 
     name: str
@@ -38,6 +39,17 @@ class Runner:
     channels: tuple[int, ...]
     dates: int
     targets: tuple[int, ...] = ()
+    quick: Any = None
+
+    def fed(self, sample: Patches, times: Array | None = None, when: float | None = None) -> tuple[Any, ...]:
+        """What the network is called with, of one physical sample (batch of one)."""
+        import torch
+
+        sample, days = self.dated(sample, times, when)
+        images, usable = self.checkpoint.task.feed(sample._replace(inputs=self._encoded(sample)))
+        if not self.checkpoint.model.needs_times or days is None:
+            return images, usable
+        return images, usable, torch.from_numpy(days)[None], None if when is None else torch.tensor([when])
 
     def run(self, sample: Patches, times: Array | None = None, when: float | None = None) -> dict[str, Array]:
         """Layers of the task's product for one physical sample (batch of one), without the first axis.
@@ -47,14 +59,9 @@ class Runner:
         """
         import torch
 
-        sample, days = self.dated(sample, times, when)
-        inputs = self._encoded(sample)
-        images, usable = self.checkpoint.task.feed(sample._replace(inputs=inputs))
-        more: dict[str, Any] = {}
-        if self.checkpoint.model.needs_times and days is not None:
-            more = {"times": torch.from_numpy(days)[None], "when": None if when is None else torch.tensor([when])}
+        images, usable, *days = self.fed(sample, times, when)
         with torch.inference_mode():
-            outputs = _forward(self.checkpoint.model, images, usable, more)
+            outputs = _forward(self.quick or self.checkpoint.model, images, usable, days)
         size = images.shape[-2:]
         found = {n: t[0].float().numpy() for n, t in outputs.items() if t.ndim == 4 and t.shape[-2:] == size}
         layers = self.checkpoint.task.decode(self.checkpoint, found, usable[0].numpy())
@@ -143,13 +150,13 @@ def whole_scene(model: Any) -> bool:
     return any(getattr(m, "whole_scene", False) or getattr(m, "whole_image", False) for m in inner)
 
 
-def _forward(model: Any, images: Tensor, usable: Tensor, more: dict[str, Any]) -> dict[str, Tensor]:
+def _forward(model: Any, images: Tensor, usable: Tensor, days: list[Any]) -> dict[str, Tensor]:
     """The model on one image: whole, or core by core with its halo."""
     import torch
 
     height, width = images.shape[-2:]
     if height * width <= AT_ONCE or whole_scene(model) or model.closed_form:
-        found: dict[str, Tensor] = model(images, usable, **more)
+        found: dict[str, Tensor] = model(images, usable, *days)
         return found
     step = max(1, int(getattr(model, "multiple", 1)))
     halo = min(-(-int(getattr(model, "halo", 0)) // step) * step, MOST_HALO)  # windows begin on the network's grid
@@ -158,7 +165,7 @@ def _forward(model: Any, images: Tensor, usable: Tensor, more: dict[str, Any]) -
         for left in range(0, width, CORE):
             ends = ((top, height), (left, width))
             rows, columns = (slice(max(0, a - halo), min(n, a + CORE + halo)) for a, n in ends)
-            part = model(images[..., rows, columns].contiguous(), usable[..., rows, columns].contiguous(), **more)
+            part = model(images[..., rows, columns].contiguous(), usable[..., rows, columns].contiguous(), *days)
             bottom, right = min(height, top + CORE), min(width, left + CORE)
             for name, values in part.items():
                 if values.ndim != 4:

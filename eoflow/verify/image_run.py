@@ -16,6 +16,7 @@ from eoflow.quality import Quality
 from eoflow.registry import nearest
 from eoflow.verify import bootstrap, image_models
 from eoflow.verify.image_asked import Place, base_recipe, checkpoints, place_asked, runners, task_asked
+from eoflow.verify.image_bits import in_fewer_bits, said
 from eoflow.verify.image_card import FEW, ImageScorecard
 from eoflow.verify.image_counts import Scene, Truth, best_threshold, metrics_of, reliability
 from eoflow.verify.image_models import Runner
@@ -60,17 +61,21 @@ def verify_images(
     base = base_recipe(place, chosen, found, dates)
     own, trivial = runners(place, chosen, base, found, baselines, asked)
     where, samples = _samples(ws, place, chosen, base, [*own, *trivial], split, found, progress)
+    fewer = in_fewer_bits(own, samples)
+    own += fewer.values()
     tally = _tally(samples, base, own, trivial, where, progress)
     header = _header(ws, place, chosen, base, own, trivial, samples, where, tally, seed)
     header |= _probabilities(tally, own, where)
     rows, comparisons, notes = rows_of(
-        tally, [r.name for r in trivial], dataset=place.name, task=chosen, split=samples.split, seed=seed
-    )
+        tally, [r.name for r in trivial], dataset=place.name, task=chosen, split=samples.split, seed=seed,
+        also=[(r.name, name) for name, r in fewer.items()],
+    )  # fmt: skip
     if not rows:
         raise BadInput("no pixel could be scored", where=f"{place.name}, split {samples.split}",
                        todo="every label is missing (-1), or lies where nothing was seen")  # fmt: skip
     header["notes"] += notes
     card = ImageScorecard(rows, comparisons, header)
+    card.header["notes"] += said(card, fewer)
     if own:
         card.header["gate"] = _gate(card, own[0])
     ws.write_text(card.to_json(), "products", "scorecards", place.name, chosen, "scores.json")

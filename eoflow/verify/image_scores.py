@@ -121,14 +121,15 @@ class Scores:
 
 
 def rows_of(
-    tally: Tally, baselines: Iterable[str], *, dataset: str, task: str, split: str, seed: int = 0
+    tally: Tally, baselines: Iterable[str], *, dataset: str, task: str, split: str, seed: int = 0,
+    also: Iterable[tuple[str, str]] = (),
 ) -> tuple[list[ImageRow], list[ImageComparison], list[str]]:
-    """Rows of every model and metric, each model against each baseline, and what a reader must know."""
+    """Rows of every model and metric, models against baselines and as `also` pairs them, and what to know."""
     rows: list[ImageRow] = []
     comparisons: list[ImageComparison] = []
     empty: dict[str, set[str]] = {}
     unsaid: dict[str, int] = {}
-    trivial = list(baselines)
+    trivial, others = list(baselines), list(also)
     for metric in tally.metrics:
         scores = Scores(tally, metric, seed)
         for model, value in scores.value.items():
@@ -140,11 +141,9 @@ def rows_of(
                                  high, len(scores.groups)))  # fmt: skip
             if metric.name == "iou" and scores.undefined[model]:
                 unsaid[metric.variable] = max(unsaid.get(metric.variable, 0), scores.undefined[model])
-        for model in scores.value:
-            for baseline in trivial:
-                if model != baseline and baseline in scores.value:
-                    found = scores.compare(model, baseline)
-                    comparisons += [found] if found is not None else []
+        pairs = [(m, b) for m in scores.value for b in trivial if m != b] + others
+        found = [scores.compare(m, b) for m, b in pairs if m in scores.value and b in scores.value]
+        comparisons += [f for f in found if f is not None]
     notes = [f"{what} cannot be told for {', '.join(sorted(m))}: nothing to count" for what, m in empty.items()]
     notes += [
         f"{n} groups have no {variable} and none is given to them: no IoU of their own, they count in the pooled ones"
