@@ -90,16 +90,23 @@ def folder_name(folder: Path) -> str:
 
 
 def checkpoints(ws: Workspace, place: Place, task: str, asked: Sequence[str]) -> list[ImageCheckpoint]:
-    """The models that are asked for, or the one that fits best; none (noted) where there is no trained one."""
+    """The models that are asked for; or the one that fits best and all others that take the same bands, so that the
+    best one is seen; none (noted) where there is no trained one."""
     from eoflow.checkpoint_bands import widened
-    from eoflow.checkpoint_images import resolve_images
+    from eoflow.checkpoint_images import ImageCheckpoint, candidates, resolve_images
 
     if not asked:
         try:
-            return [widened(resolve_images(ws, place.name, None, task, place.schema), place.schema)]
+            first = resolve_images(ws, place.name, None, task, place.schema)
         except BadInput as e:
             place.notes.append(f"Only the trivial models: {' '.join(e.what.split())}.")
             return []
+        alike = {first.name: first}
+        for folder in candidates(ws, task, place.schema.bands, place.name):
+            found = ImageCheckpoint.from_pretrained(folder)
+            if found.normalizer.channels == first.normalizer.channels:
+                alike.setdefault(found.name, found)
+        return [widened(f, place.schema) for f in alike.values()]
     out: list[ImageCheckpoint] = []
     trivial = _trivial(task)
     for name in asked:

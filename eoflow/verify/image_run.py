@@ -43,7 +43,7 @@ def verify_images(
 ) -> ImageScorecard:  # fmt: skip
     """Score image models on a scene dataset, or on a folder of labelled chips, and write scores.json.
 
-    models: names or folders (a list, or with commas); by default the one that `--model` would mean. task: needed where
+    models: names or folders (a list, or with commas); by default all trained ones that fit. task: needed where
     no model says it. split: of a dataset `test`; of chips `all`, but `test` where a model was trained on the folder.
     The trivial models of the task are always added (baselines=False: not). All models see the same pixels: of chips
     that have the bands of all of them, whole ones. dates: how many the trivial models of cloud removal may use, if more
