@@ -132,13 +132,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folders", nargs="+", type=Path)
     parser.add_argument("--model", default="change-aerial")
-    parser.add_argument("--recipe", default="change-aerial")
+    parser.add_argument("--recipe", help="of fine-tuning [the model's]")
     parser.add_argument("--folds", type=int, default=0)
     parser.add_argument("--steps", type=int, help="of fine-tuning [the recipe's `tuning`]")
     parser.add_argument("--set", action="append", default=[], dest="overrides")
     parser.add_argument("--workspace")
     parser.add_argument("--json", action="store_true")
     asked = parser.parse_args()
+    from eoflow.checkpoint_images import ImageCheckpoint
     from eoflow.verify.image_run import verify_images
     from eoflow.workspace import Workspace
 
@@ -147,11 +148,12 @@ def main() -> None:
         ws = Workspace(asked.workspace or temporary)
         # A folder from here on: what is fine-tuned below goes by the same name, and would be found before it.
         asked.model = begun(asked.model, ws)
+        recipe = asked.recipe or ImageCheckpoint.from_pretrained(asked.model).recipe.name
         for folder in asked.folders:
             card = verify_images(None, asked.model, chips=folder, task="change-detection", split="all", workspace=ws)
             out[str(folder)] = scores(card)
             if asked.folds:
-                found = tuned(folder, asked.model, asked.recipe, asked.folds, asked.steps, ws, asked.overrides)
+                found = tuned(folder, asked.model, recipe, asked.folds, asked.steps, ws, asked.overrides)
                 plain = out[str(folder)][PLAIN]["f1"]["value"]
                 found["ratio"] = found["f1"] / plain if plain else None
                 out[str(folder)]["fine-tuned"] = found
