@@ -87,7 +87,8 @@ def built_up(checkpoint: Any, samples: Any, count: int) -> tuple[Any, Any]:
 
     normalizer = checkpoint.normalizer
     augment = augment_of(checkpoint.recipe, HookContext(normalizer.channels, normalizer, None))
-    images, masks = [], []
+    images: list[Any] = []
+    masks: list[Array] = []
     for k in range(4 * count):
         part = samples.batch([k % len(samples)])
         part = part if augment is None else augment.batch(part, 11, k)
@@ -114,7 +115,7 @@ def main() -> None:
     ws = Workspace.of(asked.workspace)
     checkpoint = named_checkpoint(ws, asked.model)
     source = samples_of(ws, checkpoint.recipe, asked.dataset, None, checkpoint)
-    net = checkpoint.model.eval().network  # type: ignore[union-attr]
+    net = checkpoint.model.eval().network
     image, labels = built_up(checkpoint, source.valid, asked.count)
     found = losses(net, image, labels)
     print(f"{len(image)} images of the validation split: loss {found['right']:.4f} with the right labels, "
