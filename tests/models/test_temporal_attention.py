@@ -5,12 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from netchecks import check_reload, check_samples_apart, overfit
 
 from eoflow.models.filling import NearestClear
 from eoflow.models.images import ImageSignature
 from eoflow.models.restoration import RestorationLoss
-from eoflow.models.temporal_attention import LOG_VARIANCE, TemporalAttention, match, pushed_and_pulled
+from eoflow.models.temporal_attention import LOG_VARIANCE, TemporalAttention, _near, match, pushed_and_pulled
 
 SIGNATURE = ImageSignature(4, 4, 0)
 THREE = ImageSignature(4, 4, 3)
@@ -204,3 +205,51 @@ def test_learns_to_reject_a_cloud_that_no_mask_knows():
 def test_options_that_make_no_network(wrong):
     with pytest.raises(ValueError, match="positive"):
         made(**wrong)
+
+
+def test_pointwise_layers_stand_where_they_cost_least_and_give_the_same():
+    """What the heads begin with, as the layers say it: enlarged and joined first, and the mean over dates of that."""
+    model = made()
+    images, usable = series(channels=4)
+    given = model.before(images, usable, DAYS, torch.tensor(10.0))
+    roles, code = 4, given["code"].to(images.dtype)
+    matched, usual = given["matched"], given["usual"]
+    features = torch.cat([
+        10 * (matched - usual[:, None]), 3 * given["images"], 10 * (given["images"] - matched),
+        given["usable"][:, :, None].to(images.dtype), code[..., None, None].expand(-1, -1, -1, *images.shape[-2:]),
+    ], dim=2)  # fmt: skip
+    assert features.shape[2] == 3 * roles + 4
+    x = features.flatten(0, 1)
+    with torch.no_grad():
+        y = F.gelu(model.cells(torch.cat([F.avg_pool2d(x, 4), F.max_pool2d(x, 4)], 1))).unflatten(0, (2, 3))
+        share = F.avg_pool2d(given["there"].float(), 4)[:, :, None] + 1e-6
+        for block in model.encoder:
+            y = block(y, share / share.sum(1, keepdim=True))
+        large = F.interpolate(y.flatten(0, 1), scale_factor=4, mode="bilinear")
+        hidden = torch.cat([F.gelu(model.pixels(x)), large], 1).unflatten(0, (2, 3))
+        score = given["score"] + model.weigh(hidden.flatten(0, 1)).reshape(given["score"].shape)
+        weights = score.softmax(1)[:, :, None]
+        told = model.network(**given)
+        found = (matched * weights).sum(1)
+        spread = ((matched - found[:, None]).square() * weights).sum(1)
+        about = torch.cat([
+            (hidden * weights).sum(1), given["usable"].any(1)[:, None].float(),
+            (given["usable"].sum(1, keepdim=True) / 4).log1p(), (given["days"][..., None, None] * weights).sum(1),
+            5 * spread.mean(1, keepdim=True).add(1e-8).sqrt(),
+        ], dim=1)  # fmt: skip
+        judged = model.judge(about)
+    torch.testing.assert_close(told["found"], found, rtol=0, atol=1e-5)
+    torch.testing.assert_close(told["spread"], spread, rtol=0, atol=1e-5)
+    torch.testing.assert_close(torch.cat([told["keep"], told["doubt"]], 1), judged, rtol=0, atol=1e-4)
+
+
+def test_near_is_a_sixth_of_the_square_around():
+    mask = torch.rand(2, 30, 41, generator=torch.Generator().manual_seed(0)) < 0.17
+    share = F.avg_pool2d(mask[:, None].double(), 9, 1, 4, count_include_pad=False)[:, 0]
+    clear = (share - 1 / 6).abs() > 1e-9
+    assert torch.equal(_near(mask, 4)[clear], (share > 1 / 6)[clear])
+    edge = torch.zeros(1, 20, 20, dtype=torch.bool)
+    edge[:, :2, :3] = True  # 6 of the 36 pixels that the square of the corner has: a sixth and no more
+    assert not _near(edge, 5)[0, 0, 0]
+    edge[:, 2, 0] = True
+    assert _near(edge, 5)[0, 0, 0]
