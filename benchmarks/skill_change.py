@@ -115,18 +115,6 @@ def counted(folder: Path, model: str) -> dict[str, tuple[float, ...]]:
     return out
 
 
-def begun(model: str, ws: Any) -> str:
-    """The folder of a checkpoint."""
-    from eoflow import checkpoint
-
-    if "/" in model or Path(model).is_dir():
-        return model
-    found = checkpoint.available(ws, model, "images")
-    if not found:
-        raise SystemExit(f"there is no trained '{model}'")
-    return str(found[0])
-
-
 def main() -> None:
     """See the module."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -139,7 +127,7 @@ def main() -> None:
     parser.add_argument("--workspace")
     parser.add_argument("--json", action="store_true")
     asked = parser.parse_args()
-    from eoflow.checkpoint_images import ImageCheckpoint
+    from eoflow.checkpoint_images import named_checkpoint
     from eoflow.verify.image_run import verify_images
     from eoflow.workspace import Workspace
 
@@ -147,8 +135,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         ws = Workspace(asked.workspace or temporary)
         # A folder from here on: what is fine-tuned below goes by the same name, and would be found before it.
-        asked.model = begun(asked.model, ws)
-        recipe = asked.recipe or ImageCheckpoint.from_pretrained(asked.model).recipe.name
+        start = named_checkpoint(ws, asked.model)
+        asked.model, recipe = start.location, asked.recipe or start.recipe.name
         for folder in asked.folders:
             card = verify_images(None, asked.model, chips=folder, task="change-detection", split="all", workspace=ws)
             out[str(folder)] = scores(card)

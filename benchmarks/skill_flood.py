@@ -105,8 +105,8 @@ def run(folder: str, models: list[str], baselines: list[str], workspace: str | N
 def tuned(folder: Path, model: str, count: int, overrides: list[str]) -> dict[str, Any]:
     """{chip: {"before", "after": (found, said, true) pixels of water}}: chips with a label and anything seen."""
     import eoflow
-    from benchmarks.skill_change import begun, counted, folds
-    from eoflow.checkpoint_images import ImageCheckpoint
+    from benchmarks.skill_change import counted, folds
+    from eoflow.checkpoint_images import named_checkpoint
     from eoflow.workspace import Workspace
 
     files: dict[str, list[Path]] = {}
@@ -116,8 +116,8 @@ def tuned(folder: Path, model: str, count: int, overrides: list[str]) -> dict[st
     out: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as temporary:
         ws = Workspace(Path(temporary) / "workspace")
-        start = begun(model, ws)
-        recipe = ImageCheckpoint.from_pretrained(start).recipe.name
+        begun = named_checkpoint(ws, model)
+        start, recipe = begun.location, begun.recipe.name
         for fold, (rest, left_out) in enumerate(folds(names, count)):
             train, test = (Path(temporary) / f"{part}-{fold}" for part in ("train", "test"))
             train.mkdir()

@@ -332,8 +332,9 @@ def named_checkpoint(workspace: Workspace, what: str) -> ImageCheckpoint:
     if not folders:
         every = (checkpoint.read_config(f) for f in checkpoint.available(workspace, None, "images"))
         known = sorted({checkpoint.trained_name(config) for config in every})
-        todo = f"choose from {', '.join(known)}" if known else f"eoflow train {what} --dataset ..."
-        raise BadInput(f"there is no trained '{what}' to start from", where=workspace.root, todo=todo)
+        there = f", or one of {', '.join(known)}" if known else ""
+        raise BadInput(f"there is no trained '{what}'", where=workspace.root,
+                       todo=f"eoflow train {what} --dataset ...{there}")  # fmt: skip
     return ImageCheckpoint.from_pretrained(folders[0])
 
 

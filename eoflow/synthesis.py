@@ -87,7 +87,7 @@ def sample_pairs(
     recipe = checkpoint.recipe
     if recipe.task != "synthesis":
         raise BadInput(f"{checkpoint.name} is for {recipe.task}: it makes no images", where=checkpoint.location,
-                       todo="eoflow train rsdit --dataset sample-aerial, then --model rsdit")  # fmt: skip
+                       todo="eoflow train rsdit --dataset sample-aerial")  # fmt: skip
     _require_picture(checkpoint)
     source = samples_of(ws, recipe, dataset, chips, checkpoint, progress)
     folder, said = Path(out), {
