@@ -41,6 +41,8 @@ EVENTS = 3
 """Buildings that are created, and that are removed, between two dates at most."""
 SMALLEST = 16
 """Pixels of an object that events happen to."""
+BUILT, LOOKS = (0.01, 0.6), 20
+"""Share of a window that is built, so that something can be created or removed; and how many windows are looked at."""
 BESIDE = 4
 """Pixels around what changed that are made anew with it."""
 SHEET = 8
@@ -139,7 +141,7 @@ class _Maker:
             return []
         rngs = [np.random.default_rng([self.seed, k]) for k in numbers]
         first = [self._labels(split, k, rng) for k, rng in zip(numbers, rngs, strict=True)]
-        later = [events.sequence(events.objects_of(m), rng, 2, most=EVENTS, fewest=0, min_area=SMALLEST)[-1]
+        later = [events.sequence(events.objects_of(m), rng, 2, most=EVENTS, min_area=SMALLEST)[-1]
                  for m, rng in zip(first, rngs, strict=True)]  # fmt: skip
         second = [step.objects.classes() for step in later]
         changed = np.stack([a != b for a, b in zip(first, second, strict=True)])
@@ -152,12 +154,15 @@ class _Maker:
         return [(a, b, 255 * c[None].astype(np.uint8)) for a, b, c in zip(*stored, changed, strict=True)]
 
     def _labels(self, split: str, number: int, rng: Any) -> Array:
-        """(y, x) classes of a sample of the split, seen as training sees it; unknown pixels are of class 0."""
+        """(y, x) classes of a window, seen as training sees it, partly built if one is found; 0 where not known."""
         samples = self.splits[split]
-        part = samples.batch([int(rng.integers(len(samples)))])
-        if self.augment is not None:
-            part = self.augment.batch(part, self.seed, number)
-        labels: Array = part.labels[0, 0].numpy().clip(0)
+        for k in range(LOOKS):
+            part = samples.batch([int(rng.integers(len(samples)))])
+            if self.augment is not None:
+                part = self.augment.batch(part, self.seed, LOOKS * number + k)
+            labels: Array = part.labels[0, 0].numpy().clip(0)
+            if BUILT[0] < (labels > 0).mean() < BUILT[1]:
+                break
         step = self.model.network.multiple
         height, width = (n // step * step for n in labels.shape)
         if not height or not width:
