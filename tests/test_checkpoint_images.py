@@ -252,7 +252,7 @@ def test_every_recipe_of_images_builds(name):
     where = schema(*(band(n, "dB" if n.lower() in ("vv", "vh") else "1", n.lower()) for n in names))
     normalizer = plain_normalizer(where, recipe.patches.bands)
     model = build(recipe, task_of(recipe).signature(recipe), reduced(where, recipe.patches.bands), normalizer)
-    assert model.signature.channels == len(recipe.patches.bands)
+    assert model.signature.channels == len(recipe.patches.bands) + (recipe.task == "synthesis")  # the map of classes
 
 
 def test_a_forecast_network_is_no_image_model():
