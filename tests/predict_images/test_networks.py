@@ -167,20 +167,6 @@ def test_on_dask_the_product_is_the_same(tmp_path, workspace, monkeypatch):
     assert one.windows == two.windows > 1
 
 
-@pytest.fixture
-def run_by(monkeypatch):
-    """run_by(kind): the setting `runtime`, until the test ends."""
-    from eoflow.config import settings
-
-    def choose(kind):
-        monkeypatch.setenv("EOFLOW_RUNTIME", kind)
-        settings.cache_clear()
-
-    yield choose
-    monkeypatch.delenv("EOFLOW_RUNTIME", raising=False)
-    settings.cache_clear()
-
-
 def test_fewer_bits_are_said_and_cost_little(tmp_path, workspace, monkeypatch, run_by):
     """The shipped network in 32, 16 and 8 bits: nearly the same map, and the difference is told."""
     pytest.importorskip("onnxruntime")
