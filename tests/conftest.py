@@ -103,3 +103,17 @@ def worlds():
 @pytest.fixture(scope="session")
 def truth(worlds):
     return worlds.truth_world()
+
+
+@pytest.fixture
+def run_by(monkeypatch):
+    """run_by(kind): the setting `runtime`, until the test ends."""
+    from eoflow.config import settings
+
+    def choose(kind):
+        monkeypatch.setenv("EOFLOW_RUNTIME", kind)
+        settings.cache_clear()
+
+    yield choose
+    monkeypatch.delenv("EOFLOW_RUNTIME", raising=False)
+    settings.cache_clear()

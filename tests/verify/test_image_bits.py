@@ -9,23 +9,9 @@ import torch
 
 from eoflow.checkpoint import SHIPPED
 from eoflow.checkpoint_images import ImageCheckpoint
-from eoflow.config import settings
 from eoflow.verify.image_bits import Padded
 from eoflow.verify.image_run import verify_images
 from eoflow.workspace import Workspace
-
-
-@pytest.fixture
-def run_by(monkeypatch):
-    """run_by(kind): the setting `runtime`, until the test ends."""
-
-    def choose(kind):
-        monkeypatch.setenv("EOFLOW_RUNTIME", kind)
-        settings.cache_clear()
-
-    yield choose
-    monkeypatch.delenv("EOFLOW_RUNTIME", raising=False)
-    settings.cache_clear()
 
 
 def test_what_eight_bits_cost_in_score(tmp_path, run_by):
