@@ -57,7 +57,7 @@ def test_equal_dates_have_not_changed(shipped):
 
 
 def test_the_order_of_the_dates_does_not_matter_to_change_aerial():
-    """To change-coarse it does, and its card says so: it looks for what the later date has."""
+    """To change-coarse it does, and its card says so."""
     model = ImageCheckpoint.from_pretrained(SHIPPED).model
     x = torch.rand(1, 2, 3, 96, 80, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
