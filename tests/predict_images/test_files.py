@@ -346,3 +346,11 @@ def test_a_scene_classification_beside_the_bands_is_its_mask(tmp_path, ws):
     values, _, _ = read(report.files[0])
     assert set(np.unique(values[0, :, :25])) == {1}
     assert set(np.unique(values[0, :, 25:])) == {255}
+
+
+def test_one_image_given_twice_has_not_changed(tmp_path, workspace):
+    before, _ = pair(tmp_path)
+    for model in ("image-difference", "change-vector", "ir-mad"):
+        out = tmp_path / f"{model}.tif"
+        predict_files("change-detection", [before, before], model=model, out=out, workspace=workspace)
+        assert not (read(out)[0] == 1).any()
