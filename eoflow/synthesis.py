@@ -35,8 +35,8 @@ Progress = Callable[[float, float, str], None]
 PARTS = ("A", "B", "label")
 AT_ONCE = 8
 """Pairs that are made together: as many as fill a processor."""
-VALID = 0.1
-"""Share of the pairs whose labels are of the validation split, and whose names say so."""
+EVERY = 10
+"""Of so many pairs the last is named for validation; its labels are of the validation split, where there is one."""
 EVENTS = 3
 """Buildings that are created, and that are removed, between two dates at most."""
 SMALLEST = 16
@@ -98,16 +98,14 @@ def sample_pairs(
     }  # fmt: skip
     _begin(folder, said)
     maker = _Maker(checkpoint, source, guidance, steps, seed)
-    valid = round(VALID * pairs) if len(source.valid) else 0
-    todo = [k for k in range(pairs) if not all((folder / part / _name(k, pairs - valid)).is_file() for part in PARTS)]
+    todo = [k for k in range(pairs) if not all((folder / part / _name(k)).is_file() for part in PARTS)]
     for at in range(0, len(todo), AT_ONCE):
         if progress is not None:
             progress(pairs - len(todo) + at, pairs, "pairs")
-        for split in ("train", "valid"):
-            some = [k for k in todo[at : at + AT_ONCE] if (k < pairs - valid) == (split == "train")]
-            for k, pair in zip(some, maker.made(some, split), strict=True):
-                _write(folder, _name(k, pairs - valid), pair)
-    names = [_name(k, pairs - valid) for k in range(pairs)]
+        some = todo[at : at + AT_ONCE]
+        for k, pair in zip(some, maker.made(some), strict=True):
+            _write(folder, _name(k), pair)
+    names = [_name(k) for k in range(pairs)]
     changed = [float((_read(folder / "label" / n)[0] > 0).mean()) for n in names]
     first = _read(folder / "A" / names[0])
     sheet = _sheet(folder, names[:SHEET])
@@ -124,23 +122,21 @@ class _Maker:
         from eoflow.prepare.scenes.augment import HookContext, augment_of
 
         self.checkpoint, self.guidance, self.steps, self.seed = checkpoint, guidance, steps, seed
-        self.splits = {"train": source.train, "valid": source.valid}
+        self.train, self.valid = source.train, source.valid if len(source.valid) else source.train
         self.model: Any = checkpoint.model.eval()
         normalizer = checkpoint.normalizer
         self.augment = augment_of(checkpoint.recipe, HookContext(normalizer.channels, normalizer, None))
         ends = [normalizer.encode(np.full((len(normalizer.channels), 1, 1), v)) for v in (0.0, 1.0)]
         self.limit = float(np.abs(ends).max())
 
-    def made(self, numbers: list[int], split: str) -> list[tuple[Array, Array, Array]]:
+    def made(self, numbers: list[int]) -> list[tuple[Array, Array, Array]]:
         """(before, after (C, y, x) uint8, change (1, y, x) uint8) of each pair."""
         import torch
 
         from eoflow.models import events
 
-        if not numbers:
-            return []
         rngs = [np.random.default_rng([self.seed, k]) for k in numbers]
-        first = [self._labels(split, k, rng) for k, rng in zip(numbers, rngs, strict=True)]
+        first = [self._labels(k, rng) for k, rng in zip(numbers, rngs, strict=True)]
         later = [events.sequence(events.objects_of(m), rng, 2, most=EVENTS, min_area=SMALLEST)[-1]
                  for m, rng in zip(first, rngs, strict=True)]  # fmt: skip
         second = [step.objects.classes() for step in later]
@@ -153,9 +149,9 @@ class _Maker:
         stored = [self._stored(x) for x in (before, after)]
         return [(a, b, 255 * c[None].astype(np.uint8)) for a, b, c in zip(*stored, changed, strict=True)]
 
-    def _labels(self, split: str, number: int, rng: Any) -> Array:
+    def _labels(self, number: int, rng: Any) -> Array:
         """(y, x) classes of a window, seen as training sees it, partly built if one is found; 0 where not known."""
-        samples = self.splits[split]
+        samples = self.valid if _validates(number) else self.train
         for k in range(LOOKS):
             part = samples.batch([int(rng.integers(len(samples)))])
             if self.augment is not None:
@@ -216,8 +212,12 @@ def _begin(folder: Path, said: dict[str, Any]) -> None:
     note.write_text(json.dumps(said, indent=1) + "\n")
 
 
-def _name(number: int, train: int) -> str:
-    return f"{'train' if number < train else 'val'}_{number:05d}.png"
+def _validates(number: int) -> bool:
+    return number % EVERY == EVERY - 1
+
+
+def _name(number: int) -> str:
+    return f"{'val' if _validates(number) else 'train'}_{number:05d}.png"
 
 
 def _write(folder: Path, name: str, pair: tuple[Array, ...]) -> None:

@@ -41,7 +41,7 @@ def _sorted(values: list[Tensor]) -> list[Tensor]:
     """Of equal shapes, in ascending order at every place: Batcher's merge exchange (Knuth, TAOCP 3, 5.2.2, M).
 
     Minima and maxima of whole dates run through memory in order; a sort along dates, which lie far apart in it, takes
-    twice to three times as long.
+    up to three times as long.
     """
     n = len(values)
     rounds = (n - 1).bit_length()

@@ -184,14 +184,14 @@ class Synthesizer(ImageModel):
             signature.outputs, classes, patch=patch, width=width, depth=depth, heads=heads, window=window,
             global_every=global_every, ratio=ratio,
         )  # fmt: skip
-        self.halo = self.tile = self.network.multiple
+        self.halo = self.network.multiple
 
     def forward(self, images: Tensor, usable: Tensor | None = None) -> dict[str, Tensor]:
         """See the class."""
-        whole, (height, width) = padded(images[:, 0], self.tile)
+        whole, (height, width) = padded(images[:, 0], self.network.multiple)
         image, labels = whole[:, :-1], self.shares(whole[:, -1])
         if usable is not None:
-            seen = padded(usable.to(whole.dtype), self.tile)[0] > 0.5
+            seen = padded(usable.to(whole.dtype), self.network.multiple)[0] > 0.5
             image, labels = image.masked_fill(~seen, 0.0), labels.masked_fill(~seen, 0.0)
         count = len(image)
         if self.training:

@@ -1,6 +1,6 @@
 """Synthesis: label maps in, images out; learnt from single labelled dates, to make pairs of dates that nobody took.
 
-What is trained is the denoising of an image whose labels are known (models/diffusion.py); eoflow.synthesize makes pairs
+What is trained is the denoising of an image whose labels are known (models/diffusion.py); eoflow.synthesis makes pairs
 with it, of which the second date follows from the first by events on its labels (Changen2, arXiv 2406.17998).
 """
 
