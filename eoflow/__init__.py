@@ -3,7 +3,7 @@
 The verbs of the command line are functions here: `eoflow.ingest(...)`, `eoflow.prepare(...)`,
 `eoflow.train(...)`, `eoflow.forecast(lead="10d")`, `eoflow.verify(...)`, `eoflow.open("forecast")`,
 `eoflow.composite(...)`, `eoflow.export(...)`, `eoflow.why(...)`, `eoflow.flood(...)`, `eoflow.change(...)`,
-`eoflow.clouds(...)`.
+`eoflow.clouds(...)`, `eoflow.despeckle(...)`.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ _LAZY = {
     "flood": ("eoflow.predict_images.verbs", "flood"),
     "change": ("eoflow.predict_images.verbs", "change"),
     "clouds": ("eoflow.predict_images.verbs", "clouds"),
+    "despeckle": ("eoflow.predict_images.verbs", "despeckle"),
     "gaps": ("eoflow.ingest.run", "gaps"),
     "backfill": ("eoflow.ingest.run", "backfill"),
     "history": ("eoflow.ingest.run", "history"),
@@ -39,6 +40,7 @@ if TYPE_CHECKING:  # to a type checker a verb is its function, and not the room 
     from eoflow.predict import forecast as forecast
     from eoflow.predict_images.verbs import change as change
     from eoflow.predict_images.verbs import clouds as clouds
+    from eoflow.predict_images.verbs import despeckle as despeckle
     from eoflow.predict_images.verbs import flood as flood
     from eoflow.prepare.run import prepare as prepare
     from eoflow.train import train as train

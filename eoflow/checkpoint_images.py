@@ -176,7 +176,10 @@ class ImageCheckpoint:
                     "threshold": own.threshold if isinstance(own, ImageRecipe) else 0.5,
                     "notes": own.notes if own is not None else None}
         )  # fmt: skip
-        chosen = plain_normalizer(schema, names) if normalizer is None else normalizer.select(names)
+        if normalizer is None:
+            chosen = plain_normalizer(schema, names, decibel=base.task != "despeckling")
+        else:
+            chosen = normalizer.select(names)
         signature = task_of(made).signature(made)
         model = build(made, signature, schema, chosen)
         if not model.closed_form:
@@ -226,11 +229,11 @@ def reduced(schema: SceneSchema, names: Iterable[str], targets: Iterable[str] = 
     return schema.model_copy(update={"bands": kept})
 
 
-def plain_normalizer(schema: SceneSchema, names: Sequence[str]) -> BandNormalizer:
-    """Physical values as they are, but linear radar backscatter in dB."""
+def plain_normalizer(schema: SceneSchema, names: Sequence[str], decibel: bool = True) -> BandNormalizer:
+    """Physical values as they are, but (unless decibel is False) linear radar backscatter in dB."""
     bands = [schema.band(n) for n in names]
     n = len(bands)
-    transforms = tuple("db" if b.name.lower() in RADAR and b.units in LINEAR else None for b in bands)
+    transforms = tuple("db" if decibel and b.name.lower() in RADAR and b.units in LINEAR else None for b in bands)
     return BandNormalizer(tuple(b.name for b in bands), (0.0,) * n, (1.0,) * n, (1.0,) * n, transforms,
                           tuple(b.units for b in bands), ("none",) * n, (None,) * n, (None,) * n)  # fmt: skip
 
@@ -242,6 +245,8 @@ def _bands(recipe: ImageRecipe, schema: SceneSchema) -> tuple[str, ...]:
         return tuple(known)
     asked = [b for b in recipe.patches.bands or () if any(b.lower() in _names(s) for s in schema.bands)]
     here = [next(s.name for s in schema.bands if b.lower() in _names(s)) for b in asked]
+    if recipe.task == "despeckling" and not here:
+        known = [n for n in known if n.lower() in RADAR] or known[:1]
     return tuple(dict.fromkeys(here)) or tuple(known)
 
 

@@ -75,7 +75,9 @@ def train(
 
 def _next(report: Any, dataset: str | None) -> str:
     """The line that uses what was trained."""
-    verb = {"segmentation": "flood", "change-detection": "change", "cloud-removal": "clouds"}.get(report.task)
+    from eoflow.predict_images.store import KINDS
+
+    verb = KINDS.get(report.task)
     if report.task == "forecast":
         return f"eoflow forecast --lead 10d --dataset {report.dataset} --model {report.model}"
     if verb is None:

@@ -1,4 +1,4 @@
-"""The verbs of image models: clouds, change, flood, on a dataset or straight on files."""
+"""The verbs of image models: clouds, change, flood, despeckle, on a dataset or straight on files."""
 
 from __future__ import annotations
 
@@ -183,5 +183,28 @@ def clouds(
         _run(
             "cloud-removal", what, set_, bands, sensor, masks, out=out, model=model, area=area, period=period, at=at,
             dates=dates, overwrite=overwrite, as_of=as_of, fresh=not keep,
+        )
+    )  # fmt: skip
+
+
+@tasks.command()
+def despeckle(
+    what: Annotated[list[str], typer.Argument(metavar="DATASET|SCENE.tif...", help="a dataset, or radar images")],
+    out: Annotated[str | None, typer.Option("--out", help="DIR for files; FILE.zarr for a dataset")] = None,
+    model: Model = None,
+    area: AreaOption = None,
+    period: PeriodOption = None,
+    bands: Bands = None,
+    sensor: Sensor = None,
+    masks: Masks = None,
+    set_: Set = None,
+    overwrite: Overwrite = False,
+    as_of: AsOf = None,
+) -> None:
+    """Radar intensity without speckle: by what was trained on such complex data, else by Lee's filter."""
+    _show(
+        _run(
+            "despeckling", what, set_, bands, sensor, masks, out=out, model=model, area=area, period=period,
+            overwrite=overwrite, as_of=as_of,
         )
     )  # fmt: skip

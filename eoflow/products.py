@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     import zarr
 
 KEEP_RUNS = 5
-IMAGE_PRODUCTS = ("flood", "change", "clouds")
+IMAGE_PRODUCTS = ("flood", "change", "clouds", "despeckle")
 Times = np.ndarray[Any, np.dtype[np.datetime64]]
 
 
@@ -194,8 +194,8 @@ def open_product(
 
     name: `forecast` (the cube of `dataset` and `model`, by default the one written last) or the name of an ingested
     dataset (then `as_of` may name a snapshot or time). Of scenes it is one `tile`, by default the only one: bands in
-    physical units, with the layers quality and scene. `flood`, `change` and `clouds`: the product of `dataset` (and
-    `model`) that was made last, one `tile`. Raises BadInput naming what there is.
+    physical units, with the layers quality and scene. `flood`, `change`, `clouds`, `despeckle`: the product of
+    `dataset` (and `model`) that was made last, one `tile`. Raises BadInput naming what there is.
     """
     ws = Workspace.of(workspace)
     if name in IMAGE_PRODUCTS and dataset is not None:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import xarray as xr
 
 HOW = (
-    "DATASET:TILE:TIME, composite:DATASET[:ID], flood|change|clouds:DATASET[:ID[:TIME]],"
+    "DATASET:TILE:TIME, composite:DATASET[:ID], flood|change|clouds|despeckle:DATASET[:ID[:TIME]],"
     " or the path of a .zarr with a spatial_ref"
 )
 
@@ -75,7 +75,7 @@ def find(
     if first == "composite":
         dataset, _, which = rest.partition(":")
         return _composite(ws, dataset, which)
-    if first in ("flood", "change", "clouds") and rest:
+    if first in ("flood", "change", "clouds", "despeckle") and rest:
         dataset, which, time = [*rest.split(":", 2), "", ""][:3]
         return _image_task(ws, first, dataset, which, time)
     if not rest:

@@ -41,12 +41,13 @@ class Asked:
         """Raise BadInput for an option of another task."""
         allowed = {
             "segmentation": ("before", "permanent", "zones"), "change-detection": ("before", "after", "every", "zones"),
-            "cloud-removal": ("at", "dates", "keep"),
+            "cloud-removal": ("at", "dates", "keep"), "despeckling": (),
         }[task]  # fmt: skip
         plain = Asked()
         for name in ("before", "after", "every", "at", "dates", "permanent", "keep", "zones"):
             if name not in allowed and getattr(self, name) != getattr(plain, name):
-                raise BadInput(f"--{name} does not belong to this verb", todo=f"it takes {', '.join(allowed)}")
+                raise BadInput(f"--{name} does not belong to this verb",
+                               todo=f"it takes {', '.join(allowed)}" if allowed else "leave it out")
         if self.permanent and self.before:
             raise BadInput("permanent water from a raster or from an earlier period, not both",
                            todo="leave out --permanent or --before")  # fmt: skip

@@ -21,6 +21,7 @@ from eoflow.predict_images.engine import fewer_bits
 from eoflow.predict_images.file_frames import FileFrames
 from eoflow.predict_images.permanent import Reference
 from eoflow.predict_images.report import ProductReport, remark
+from eoflow.predict_images.speckle import prepared, remarks, taken_off
 from eoflow.predict_images.stack import Progress, Stack, as_input, blocks, cached
 from eoflow.predict_images.tiles import Keep, area_row, float_day, network_of, windows_of
 from eoflow.predict_images.zones import Census, Zone
@@ -85,6 +86,10 @@ def predict_one(
     how = as_input(part.normalizer, part.task)
     plan, batch = windows_of(checkpoint.model, stack.shape, len(stack.order), len(frames.specs))
     files = [_file_layer(layer, arrays[layer.name], frames) for layer in layers]
+    if part.task == "despeckling":
+        checkpoint, said = prepared(checkpoint, frames, picture.want.dates[0][0])
+        if said:
+            report.say(said)
     keep = None
     if part.task == "cloud-removal" and part.keep and picture.want.target is not None:
         names = [str(c) for c in checkpoint.normalizer.channels]
@@ -108,10 +113,12 @@ def predict_one(
     except (EoflowError, ValueError):  # what is wrong with the input stays wrong; only a killed run is taken up
         partial.discard()
         raise
-    if part.task != "cloud-removal":
-        written += _told(part, reference, zones, layers, report)
-    else:
+    if part.task == "cloud-removal":
         _filled(part, report)
+    elif part.task == "despeckling":
+        _despeckled(part, report)
+    else:
+        written += _told(part, reference, zones, layers, report)
     return written
 
 
@@ -235,6 +242,20 @@ def _filled(part: Part, report: ProductReport) -> None:
     if counts[1]:
         report.say(f"{counts[1] / total:.1%} of the pixels were seen on no date: they are the model's guess"
                    " (1 in the file of filled pixels).")  # fmt: skip
+
+
+def _despeckled(part: Part, report: ProductReport) -> None:
+    """What was taken off."""
+    import rasterio
+
+    picture, time = part.picture, part.picture.frames.shots[-1].time
+    with rasterio.open(picture.dest) as f:
+        found = taken_off(part.checkpoint, picture.frames, picture.want.dates[0][0],
+                          lambda rows, columns: f.read(window=(tuple_of(rows), tuple_of(columns))))  # fmt: skip
+    row: dict[str, Any] = {"tile": picture.name, "time": "" if time is None else iso(time), **found}
+    report.tiles.append(row)
+    for said in remarks([row]):
+        report.say(said)
 
 
 def tuple_of(s: slice) -> tuple[int, int]:

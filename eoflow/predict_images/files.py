@@ -1,4 +1,4 @@
-"""`eoflow flood | change | clouds FILE...`: straight on files, no ingest; COGs out, written beside and renamed."""
+"""`eoflow flood | change | clouds | despeckle FILE...`: straight on files, no ingest; COGs out, renamed when done."""
 
 from __future__ import annotations
 
@@ -42,7 +42,8 @@ def predict_files(
     """Run a task's model on image files and write COGs.
 
     segmentation: every scene by itself, into `out`/STEM.tif (class: 0, 1, 255 nodata) and STEM_prob.tif; with
-    `permanent` (a raster of permanent water) also STEM_flood.tif (land 0, flood 1, permanent 2). change-detection: two
+    `permanent` (a raster of permanent water) also STEM_flood.tif (land 0, flood 1, permanent 2). despeckling: every
+    scene by itself, into `out`/STEM.tif (linear intensity of each polarisation). change-detection: two
     images, before and after, into `out` (a .tif) and OUT_prob.tif. cloud-removal: the dates of one place into `out`
     (the input's bands, dtype and scaling) and OUT_std.tif, OUT_count.tif, OUT_filled.tif; the image is that of `at`
     (default: the last date), whose clear pixels stay as they are unless `keep` is False.
@@ -56,7 +57,7 @@ def predict_files(
 
     with warnings.catch_warnings():  # said in a sentence of the report instead
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
-        found = shots(paths, said=said, bands=bands, masks=masks, together=task == "segmentation")
+        found = shots(paths, said=said, bands=bands, masks=masks, together=task in st.SCENE_BY_SCENE)
         twice = len(paths) == 2 and Path(paths[0]).absolute() == Path(paths[1]).absolute()
         if task == "change-detection" and twice and len(found) == 1:
             found *= 2  # a fair question, to which the answer is that nothing has changed
@@ -92,7 +93,7 @@ def _predict_files(
         names = ", ".join(s.name for s in found)
         raise BadInput(f"change needs two images, and there {'is' if len(found) == 1 else 'are'} {len(found)}: {names}",
                        todo="eoflow change BEFORE AFTER --out FILE.tif")  # fmt: skip
-    if task != "segmentation":
+    if task not in st.SCENE_BY_SCENE:
         require_same_bands(found)
     by_bands: dict[Any, tuple[ImageCheckpoint, str | None]] = {}
     for shot in found:
@@ -126,11 +127,11 @@ def _predict_files(
 def _targets(task: str, found: Sequence[Shot], out: str | Path | None) -> list[Path]:
     """Where each output goes. Raises BadInput for a place that does not fit."""
     if out is None:
-        word = "--out DIR" if task == "segmentation" else "--out FILE.tif"
+        word = "--out DIR" if task in st.SCENE_BY_SCENE else "--out FILE.tif"
         raise BadInput("nothing says where the result goes", todo=f"add {word}")
     place = Path(out).absolute()
     tif = place.suffix.lower() in (".tif", ".tiff")
-    if task == "segmentation" and not (tif and len(found) == 1):
+    if task in st.SCENE_BY_SCENE and not (tif and len(found) == 1):
         if tif or place.is_file():
             raise BadInput(f"{place.name} is one file, of {len(found)} scenes", todo="give a folder: --out DIR")
         return [place / f"{s.name}.tif" for s in found]
@@ -163,7 +164,7 @@ def _pictures(
     from eoflow.predict_images.choose import dates_of, inputs_of
 
     classes = checkpoints[0].recipe.patches.classes
-    if task == "segmentation":
+    if task in st.SCENE_BY_SCENE:
         out = []
         for shot, checkpoint, dest in zip(found, checkpoints, targets, strict=True):
             specs = inputs_of(checkpoint, shot.schema)[1]

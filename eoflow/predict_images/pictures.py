@@ -1,4 +1,4 @@
-"""Pictures as rasters: BMP, JPEG and PNG with a palette, which the reader of scenes does not open, as plain TIFFs."""
+"""What the reader of scenes does not open, as plain TIFFs: BMP, JPEG, PNG with a palette, and complex pixels."""
 
 from __future__ import annotations
 
@@ -11,9 +11,11 @@ from typing import Any
 import numpy as np
 
 from eoflow.errors import BadInput
+from eoflow.sources.complex_pixels import NUMPY, unpacked
 from eoflow.sources.raster import RasterReader
 
 DRIVERS = {".bmp": "BMP", ".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG"}
+MAY_BE_COMPLEX = (".tif", ".tiff", NUMPY)
 
 
 class Pictures:
@@ -32,13 +34,31 @@ class Pictures:
 
     def __call__(self, href: str) -> str:
         """What is opened for a path: itself, but for pictures that have to be unpacked. Raises BadInput."""
-        driver = DRIVERS.get(Path(href).suffix.lower())
-        if driver is None:
+        suffix = Path(href).suffix.lower()
+        driver = DRIVERS.get(suffix)
+        if driver is None and suffix not in MAY_BE_COMPLEX:
             return href
         with self._lock:
             if href not in self._made:
-                self._made[href] = self._unpack(href, driver)
+                self._made[href] = self._unpack(href, driver) if driver else self._parts(href)
             return self._made[href]
+
+    def _parts(self, href: str) -> str:
+        """Complex pixels as two bands; a file of real ones, or one that cannot be opened, as it is."""
+        from rasterio.errors import NotGeoreferencedWarning, RasterioError
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", NotGeoreferencedWarning)
+            try:
+                found = unpacked(Path(href), self._scratch(), str(len(self._made)))
+            except RasterioError:
+                return href  # the reader says what is wrong
+        return href if found is None else str(found)
+
+    def _scratch(self) -> Path:
+        if self._folder is None:
+            self._folder = tempfile.TemporaryDirectory(prefix="eoflow-pictures-")
+        return Path(self._folder.name)
 
     def _unpack(self, href: str, driver: str) -> str:
         import rasterio
@@ -58,9 +78,7 @@ class Pictures:
                 values = np.moveaxis(palette[values[0]], -1, 0)
                 if (values == values[:1]).all():
                     values = values[:1]
-            if self._folder is None:
-                self._folder = tempfile.TemporaryDirectory(prefix="eoflow-pictures-")
-            out = Path(self._folder.name) / f"{len(self._made)}.tif"
+            out = self._scratch() / f"{len(self._made)}.tif"
             with rasterio.open(out, "w", driver="GTiff", height=values.shape[1], width=values.shape[2],
                                count=len(values), dtype=values.dtype, tiled=values.shape[1] > 512) as f:  # fmt: skip
                 f.write(values)

@@ -1,4 +1,4 @@
-"""`eoflow clouds | change | flood DATASET`: a task's model over the tiles and dates of a cube, as a product."""
+"""`eoflow clouds | change | flood | despeckle DATASET`: a task's model over tiles and dates of a cube, as a product."""
 
 from __future__ import annotations
 
@@ -48,8 +48,8 @@ def predict_dataset(
 ) -> ProductReport:  # fmt: skip
     """Run a task's model over the scenes of `dataset` and write a product.
 
-    task: segmentation, change-detection or cloud-removal. model: a name, a recipe's name or a checkpoint folder; by
-    default the shipped one that fits the bands, else the task's best baseline. area: W, S, E, N in degrees or a GeoJSON
+    task: segmentation, change-detection, cloud-removal or despeckling. model: a name, a recipe's name or a checkpoint
+    folder; by default one that fits the bands, else the task's best baseline. area: W, S, E, N in degrees or a GeoJSON
     file. The rest: see Asked. dask: a client; by default that of the settings.
 
     The product is a plain Zarr, products/VERB/DATASET/MODEL/ID.zarr (or `out`), one group a tile with dims (time, y,
@@ -146,7 +146,7 @@ def _parts(
         known = replace(known, covered=known.covered * have, usable=known.usable * have)
         part = Part(tile, grid, frames, times, items, ())
         try:
-            if task == "segmentation":
+            if task in store.SCENE_BY_SCENE:
                 wants = when.each(known, span, have)
                 earlier = when.each(known, Period.parse(asked.before), have) if asked.before else []
                 part = replace(part, earlier=tuple(earlier))

@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from eoflow.bands import BandSpec
     from eoflow.predict_images.report import ProductReport
 
-TASKS = {verb: task for task, verb in KINDS.items()}
-"""Verb -> task."""
+TASKS = {verb: task for task, verb in KINDS.items() if task != "despeckling"}
+"""Verb -> task, of those that have a flow; radar is despeckled when somebody asks."""
 
 
 def predict_last(

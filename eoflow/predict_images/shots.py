@@ -20,6 +20,7 @@ from eoflow.errors import BadInput
 from eoflow.predict_images.pictures import picture_reader
 from eoflow.sources import geotiff_names as gn
 from eoflow.sources.base import AssetError
+from eoflow.sources.complex_pixels import NUMPY, PARTS
 from eoflow.sources.geotiff_evidence import sample
 from eoflow.sources.infer_geotiff import complete, look
 from eoflow.sources.infer_scenes import merged, text_units
@@ -29,7 +30,7 @@ from eoflow.sources.raster import Header, RasterReader, fill_in
 from eoflow.sources.scene import RasterBand
 from eoflow.tiling import Grid
 
-SUFFIXES = (".tif", ".tiff", ".jp2", ".png", ".bmp", ".jpg", ".jpeg")
+SUFFIXES = (".tif", ".tiff", ".jp2", ".png", ".bmp", ".jpg", ".jpeg", NUMPY)
 PICTURES = (".png", ".bmp", ".jpg", ".jpeg")
 HAND = re.compile(r"[_-]?(?P<kind>S1|S2)Hand$", re.IGNORECASE)
 SENSOR = re.compile(r"(?<![A-Za-z0-9])(?P<kind>S1|S2)(?![A-Za-z0-9])", re.IGNORECASE)
@@ -245,6 +246,8 @@ def _kind(
         found, sensor = {"VV": {"index": 1}, "VH": {"index": 2}}, "sentinel-1"
         for_all.setdefault("units", "dB")
         notes.append("Named like the Sentinel-1 chips of Sen1Floods11: bands VV and VH in dB.")
+    elif first.descriptions == PARTS:
+        found = {b: {"index": i} for i, b in enumerate(PARTS, 1)}
     elif _is_picture(headers, sensor):
         found = _picture(first, path)
     else:
@@ -257,6 +260,7 @@ def _kind(
             raise BadInput(f"which bands the {first.count} band{'s' * (first.count > 1)} of the file are is not known",
                            where=path, todo=f"{LINE}, or  --sensor sentinel-2 --set level=L1C")  # fmt: skip
     stated = {k: v for k, v in {"dtype": first.dtype, "nodata": first.nodata}.items() if v is not None and v == v}
+    stated |= {"units": "1"} if tuple(found) == PARTS else {}  # of the product; the phase needs none
     found = {b: merged({**stated, **keys}, for_all) for b, keys in found.items()}
     found = {b: merged(keys, dict((said.get("bands") or {}).get(b) or {})) for b, keys in found.items()}
     if bands is not None or _is_picture(headers, sensor):
@@ -305,6 +309,8 @@ COMMON = ("coastal", "blue", "green", "yellow", "red", "rededge", "nir", "nir08"
 def _check(kind: _Kind, headers: Mapping[str, Header], reader: RasterReader) -> None:
     """Some pixels of each band against its units. Raises BadInput with the option to write."""
     for name, keys in kind.bands.items():
+        if name in PARTS:
+            continue  # any number, of either sign
         for path, header in list(headers.items())[:4]:
             if keys.get("index") is None and gn.token(PurePath(path).stem, [str(keys.get("source_name"))]) is None:
                 continue

@@ -34,8 +34,12 @@ from eoflow.workspace import Workspace
 Array = np.ndarray[Any, Any]
 SUMMARY = "eoflow_summary"
 GEOZARR = "https://github.com/zarr-conventions"
-KINDS = {"segmentation": "flood", "change-detection": "change", "cloud-removal": "clouds"}
+KINDS = {
+    "segmentation": "flood", "change-detection": "change", "cloud-removal": "clouds", "despeckling": "despeckle",
+}  # fmt: skip
 """Task -> verb, and folder of its products."""
+SCENE_BY_SCENE = ("segmentation", "despeckling")
+"""Tasks whose maps are of one scene each."""
 
 
 @dataclass(frozen=True)

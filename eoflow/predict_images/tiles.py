@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,7 @@ from eoflow.predict_images.engine import engine
 from eoflow.predict_images.network import Runnable, days_asked, decoder
 from eoflow.predict_images.permanent import Reference
 from eoflow.predict_images.report import ProductReport, remark
+from eoflow.predict_images.speckle import prepared, remarks, taken_off
 from eoflow.predict_images.stack import Frames, Progress, Stack, as_input, blocks, cached, plan_of
 from eoflow.predict_images.store import Making, Plane, StepSink
 from eoflow.predict_images.whole import fitted, is_whole, whole_plan
@@ -136,6 +137,11 @@ def make(
     total = sum(len(m.plan) for m in maps)
     making = Making(dest, job.provenance["identity"], total)
     layers = job.checkpoint.task.layers(job.checkpoint)
+    if job.task == "despeckling":
+        checkpoint, said = prepared(job.checkpoint, job.parts[0].frames, job.parts[0].wants[0].dates[0][0])
+        job = replace(job, checkpoint=checkpoint)
+        if said:
+            report.say(said)
     specs = job.parts[0].frames.specs
     bands = [specs[i] for i in targets_of(job.checkpoint, specs)]
     arrays = store.planes(layers, bands)
@@ -249,6 +255,10 @@ def told(job: Job, folder: Path, layers: Sequence[LayerSpec]) -> dict[str, Any]:
 
     root: Any = zarr.open_group(str(folder), mode="r+", zarr_format=3)
     out: dict[str, Any] = {"tiles": [], "areas": [], "messages": []}
+    if job.task == "despeckling":
+        out["tiles"] = [row for part in job.parts for row in _despeckled(job, part, root[f"tiles/{part.tile}"], layers)]
+        out["messages"] += remarks(out["tiles"])
+        return out
     main = next(layer for layer in layers if layer.name in ("class", "filled"))
     names = str(main.attrs.get("flag_meanings", "")).split()
     for part in job.parts:
@@ -264,6 +274,16 @@ def told(job: Job, folder: Path, layers: Sequence[LayerSpec]) -> dict[str, Any]:
     if note := _overlap(job.parts):
         out["messages"].append(note)
     return out
+
+
+def _despeckled(job: Job, part: Part, g: Any, layers: Sequence[LayerSpec]) -> Iterator[dict[str, Any]]:
+    """What was taken off each scene of a tile."""
+    specs = part.frames.specs
+    names = [p.name for p in store.planes(layers, specs)[layers[0].name]]
+    for step, want in enumerate(part.wants):
+        read = lambda rows, columns, k=step: np.stack([g[n][k, rows, columns] for n in names])  # noqa: E731
+        found = taken_off(job.checkpoint, part.frames, want.dates[0][0], read)
+        yield {"tile": part.tile, "time": iso(want.time), **found}
 
 
 def water_class(names: Sequence[str]) -> int:

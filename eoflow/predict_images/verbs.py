@@ -34,6 +34,11 @@ def clouds(what: str | Path | Sequence[str | Path], **options: Any) -> ProductRe
     return predict("cloud-removal", what, **options)
 
 
+def despeckle(what: str | Path | Sequence[str | Path], **options: Any) -> ProductReport:
+    """Radar intensity without speckle: of a dataset's scenes, or of image files (with out=DIR)."""
+    return predict("despeckling", what, **options)
+
+
 def predict(task: str, what: str | Path | Sequence[str | Path], **options: Any) -> ProductReport:
     """By a dataset's name or by files; options that do not belong to the form raise BadInput."""
     given = [what] if isinstance(what, str | Path) else list(what)

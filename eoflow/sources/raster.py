@@ -341,8 +341,9 @@ def _header(o: ro.Opened, href: str, index: int, need_crs: bool) -> Header:
             todo="georeference it (rio edit-info --crs EPSG:n --transform ..., or gdalwarp), or use the form of the"
             " verb that works straight on files",
         )  # fmt: skip
-    if ds.dtypes[index - 1] == "complex_int16":
-        raise AssetCorrupt("complex integer pixels are not read", where=where, todo="convert it to complex64")
+    if str(ds.dtypes[index - 1]).startswith("complex"):
+        raise AssetCorrupt("complex pixels are no band of a cube", where=where,
+                           todo="eoflow despeckle FILE --out DIR, or give its two parts as two bands")  # fmt: skip
     scale, offset = float(ds.scales[index - 1]), float(ds.offsets[index - 1])
     said = (scale, offset) != (1.0, 0.0)
     nodata = ds.nodatavals[index - 1]

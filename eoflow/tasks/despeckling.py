@@ -1,18 +1,19 @@
 """Despeckling: one radar image in, its reflectivity without speckle out; learnt without a clean image (MERLIN).
 
 Bands are the real and the imaginary part of single-look complex data, as they are in the product (normalize: none), or
-for filters one band of linear intensity.
+for filters the intensities of one or more polarisations, linear or in dB; what comes out is always linear.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from eoflow.checkpoint_images import RADAR
 from eoflow.errors import BadInput
 from eoflow.models.images import ImageModel, ImageSignature
 from eoflow.models.lee import Lee
@@ -51,6 +52,26 @@ class IntensityOf(ImageModel):
         return self.inner(images.square().sum(2, keepdim=True), usable)  # type: ignore[no-any-return]
 
 
+class PowerOf(ImageModel):
+    """A filter of linear intensity, given decibel (B, 1, C, H, W) in some of its bands."""
+
+    closed_form = True
+
+    def __init__(self, signature: ImageSignature, inner: ImageModel, decibel: Sequence[bool]) -> None:
+        super().__init__(signature)
+        self.inner, self.halo, self.multiple, self.decibel = inner, inner.halo, inner.multiple, tuple(decibel)
+
+    def forward(self, images: Tensor, usable: Tensor | None = None) -> dict[str, Tensor]:
+        """See ImageModel."""
+        return self.inner(linear(images, self.decibel), usable)  # type: ignore[no-any-return]
+
+
+def linear(images: Tensor, decibel: Sequence[bool]) -> Tensor:
+    """(..., C, H, W) with those bands that are decibel as power."""
+    where = torch.tensor(tuple(decibel), device=images.device)[:, None, None]
+    return torch.where(where, 10 ** (images / 10), images) if any(decibel) else images
+
+
 class DespecklingTask(ImageTaskBase):
     """See ImageTask. Its scores are of the ratio of the speckled to the despeckled intensity: mean 1, and a variance of
     1 / looks, if speckle and nothing else was taken off."""
@@ -66,30 +87,41 @@ class DespecklingTask(ImageTaskBase):
         """See ImageTaskBase."""
         super().check_recipe(recipe)
         bands = recipe.patches.bands or ()
-        if recipe.patches.dates != 1 or len(bands) not in (1, COMPLEX):
-            raise BadInput("despeckling takes one date: real and imaginary part, or one band of intensity",
+        if recipe.patches.dates != 1 or not bands:
+            raise BadInput("despeckling takes one date: real and imaginary part, or bands of intensity",
                            where=f"recipe {recipe.name}: {recipe.patches.dates} dates of {', '.join(bands)}",
                            todo="patches: {bands: [real, imaginary], dates: 1}")  # fmt: skip
 
     def outputs(self, recipe: ImageRecipe) -> int:
-        """The reflectivity."""
-        return 1
+        """The reflectivity, of each polarisation."""
+        return 1 if of_complex(recipe.patches.bands) else len(recipe.patches.bands or ())
 
     def wrapped(self, model: ImageModel, recipe: ImageRecipe, schema: SceneSchema) -> ImageModel:
-        """A filter of intensity gets the squared modulus of complex data. Raises BadInput for decibels."""
+        """A filter of intensity gets the squared modulus of complex data, and power instead of decibel.
+
+        Raises BadInput, with the reason, for a network that learns from the phase where there is none."""
+        bands = recipe.patches.bands
         if not isinstance(model, Lee):
+            if not model.closed_form and not of_complex(bands):
+                raise BadInput(f"'{recipe.network.name}' takes single-look complex data: detected images have lost the"
+                               " phase, from which it learns", where=f"bands {', '.join(bands or ())}",
+                               todo="give the two parts of an SLC product, or despeckle with --model lee")  # fmt: skip
             return model
-        bands = [schema.band(n) for n in recipe.patches.bands or ()]
-        if any(b.units == "dB" for b in bands):
-            raise BadInput("a Lee filter takes linear intensity, and these bands are in dB",
-                           where=", ".join(b.name for b in bands), todo="ingest them in linear units")  # fmt: skip
-        return IntensityOf(model.signature, model) if len(bands) == COMPLEX else model
+        if of_complex(bands):
+            return IntensityOf(model.signature, model)
+        decibel = [schema.band(n).units == "dB" for n in bands or ()]
+        return PowerOf(model.signature, model, decibel) if any(decibel) else model
 
     def check_samples(self, samples: Samples) -> None:
         """Raise BadInput, with the reason, where two bands cannot be the parts of single-look complex data."""
         some = samples.batch(np.linspace(0, len(samples) - 1, min(LOOKED_AT, len(samples))).astype(int))
-        if some.inputs.shape[2] == COMPLEX:
+        if of_complex(samples.recipe.bands):
             require_complex(some.inputs[:, 0])
+
+    def check_scene(self, checkpoint: ImageCheckpoint, values: Any) -> None:
+        """As check_samples, of values (C, h, w) of a scene that a network with weights is to be run on."""
+        if of_complex(checkpoint.recipe.patches.bands) and not checkpoint.model.closed_form:
+            require_complex(np.nan_to_num(values))
 
     def loss(
         self, recipe: ImageRecipe, normalizer: BandNormalizer, outputs: dict[str, Tensor], sample: Patches,
@@ -102,11 +134,11 @@ class DespecklingTask(ImageTaskBase):
     def score(self, checkpoint: ImageCheckpoint, outputs: dict[str, Tensor], sample: Patches) -> Scored:
         """`ratio`: number, sum and sum of squares of the ratios (B, 3); `nll` (B,) where the network has one."""
         images, usable = self.feed(sample)
-        intensity = images[:, 0].square().sum(1) if images.shape[2] == COMPLEX else images[:, 0, 0]
-        estimate = outputs["image"][:, 0]
-        known = usable[:, 0] & (estimate > 0) & estimate.isfinite()
-        ratio = torch.where(known, intensity / estimate.clamp_min(1e-30), 0.0).double()
-        parts = [known.sum((1, 2)).double(), ratio.sum((1, 2)), ratio.square().sum((1, 2))]
+        bands, estimate = checkpoint.recipe.patches.bands, outputs["image"]
+        noisy = intensity(images[:, 0], bands, [checkpoint.schema.band(b).units for b in bands or ()])
+        known = usable & (estimate > 0) & estimate.isfinite()
+        ratio = torch.where(known, noisy / estimate.clamp_min(1e-30), 0.0).double()
+        parts = [known.sum((1, 2, 3)).double(), ratio.sum((1, 2, 3)), ratio.square().sum((1, 2, 3))]
         out = {"ratio": torch.stack(parts, 1).cpu().numpy()}
         if "log_parts" in outputs:
             nll = [merlin_loss(outputs["log_parts"][[i]], images[[i]], usable[[i]]) for i in range(len(images))]
@@ -122,14 +154,28 @@ class DespecklingTask(ImageTaskBase):
         return rows | ({("intensity", "nll"): float(scored["nll"].mean())} if "nll" in scored else {})
 
     def layers(self, checkpoint: ImageCheckpoint) -> tuple[LayerSpec, ...]:
-        """`intensity`."""
+        """`intensity`, of each polarisation."""
         attrs = {"long_name": f"radar intensity without speckle by {checkpoint.name}", "units": "1"}
-        return (LayerSpec("intensity", "float32", None, attrs),)
+        bands = checkpoint.recipe.patches.bands or ()
+        each = () if of_complex(bands) or len(bands) == 1 else tuple(bands)
+        return (LayerSpec("intensity", "float32", None, attrs, each),)
 
     def decode(self, checkpoint: ImageCheckpoint, outputs: Any, usable: Any) -> Any:
-        """image (1, h, w) and usable (1, h, w) -> intensity (1, h, w), NaN where nothing was seen."""
+        """image (C, h, w) and usable (1, h, w) -> intensity (C, h, w), NaN where nothing was seen."""
         image = np.asarray(outputs["image"], np.float32)
         return {"intensity": np.where(np.asarray(usable, bool), image, np.float32(np.nan))}
+
+
+def of_complex(bands: Sequence[str] | None) -> bool:
+    """Whether bands are the two parts of complex data, and not intensities of polarisations."""
+    return bands is not None and len(bands) == COMPLEX and not any(b.lower() in RADAR for b in bands)
+
+
+def intensity(images: Tensor, bands: Sequence[str] | None, units: Sequence[str]) -> Tensor:
+    """(B, C, H, W) as samples have them -> linear intensity (B, C or 1, H, W)."""
+    if of_complex(bands):
+        return images.square().sum(1, keepdim=True)
+    return linear(images, [u == "dB" for u in units])
 
 
 def require_complex(parts: Any) -> None:

@@ -99,6 +99,9 @@ class ImageTaskBase:
     def check_samples(self, samples: Samples) -> None:
         """Raise BadInput where the samples cannot be what the task is for."""
 
+    def check_scene(self, checkpoint: ImageCheckpoint, values: Array) -> None:
+        """Raise BadInput where values (C, h, w) of a scene, NaN for none, cannot be what the model is for."""
+
     # -- samples ---------------------------------------------------------------------------------------------------
 
     def feed(self, sample: Patches) -> tuple[Tensor, Tensor]:

@@ -156,6 +156,23 @@ def test_a_lee_filter_of_complex_data_filters_the_intensity():
     plain = recipe.model_copy(update={"patches": recipe.patches.model_copy(update={"bands": ("intensity",)})})
     alone = setting(Lee, ImageRecipe.model_validate(plain.model_dump()), "lee").model()
     torch.testing.assert_close(model(x)["image"], alone(x.square().sum(2, keepdim=True))["image"])
-    decibels = recipe.model_copy(update={"patches": recipe.patches.model_copy(update={"bands": ("vv",)})})
-    with pytest.raises(BadInput, match="linear intensity"):
-        setting(Lee, decibels, "lee").model()
+
+
+def test_a_lee_filter_of_decibels_filters_the_power():
+    recipe = catalog.recipe("lee")
+    one = setting(Lee, recipe.model_copy(update={"patches": recipe.patches.model_copy(update={"bands": ("vv", "hh")})}),
+                  "lee")  # fmt: skip
+    assert [one.schema.band(b).units for b in ("vv", "hh")] == ["dB", "dB"]
+    x = 4 * torch.randn(1, 1, 2, 20, 20, generator=torch.Generator().manual_seed(1)) - 12
+    model = one.model()
+    found = model(x)["image"]
+    assert found.shape == (1, 2, 20, 20)
+    torch.testing.assert_close(found, Lee(model.signature)(10 ** (x / 10))["image"])
+
+
+def test_a_network_that_learns_from_the_phase_is_refused_without_one():
+    recipe = catalog.recipe("merlin")
+    for bands, why in ((("VV", "VH"), "lost the phase"), (("VV",), "does not accept"), (("a", "b", "c"), "not accept")):
+        asked = recipe.model_copy(update={"patches": recipe.patches.model_copy(update={"bands": bands})})
+        with pytest.raises(BadInput, match=why):
+            setting(Merlin, asked, "merlin").model()

@@ -7,10 +7,8 @@ import torch
 
 from eoflow.models.images import ImageSignature
 from eoflow.models.lee import Lee
+from eoflow.models.looks import enl, estimated_looks
 from eoflow.verify.speckle import (
-    enl,
-    estimated_looks,
-    local_enl,
     log_rmse,
     ratio_image,
     ratio_statistics,
@@ -43,34 +41,6 @@ def test_simulated_complex_speckle_is_circular_and_of_one_look():
         assert scipy.stats.kstest(part.ravel(), scipy.stats.norm(0, np.sqrt(2.5)).cdf).pvalue > 0.01
     assert abs(np.corrcoef(a.ravel(), b.ravel())[0, 1]) < 0.02
     assert enl(a**2 + b**2) == pytest.approx(1, rel=0.05)
-
-
-def test_enl_is_its_formula_over_what_is_marked_and_finite():
-    z = np.array([[1.0, 2.0, 4.0], [np.nan, 100.0, np.inf]])
-    where = np.array([[True, True, True], [True, False, True]])
-    values = np.array([1.0, 2.0, 4.0])
-    assert enl(z, where) == pytest.approx(values.mean() ** 2 / values.var(ddof=1))
-    assert np.isnan(enl([np.nan, 3.0]))
-    assert enl([2.0, 2.0, 2.0]) == np.inf
-    assert enl(z * 50, where) == pytest.approx(enl(z, where))
-
-
-def test_local_enl_by_blocks():
-    z = speckled(np.ones((70, 50)), 3.0, rng(3))
-    z[:16, :12] = np.nan
-    found = local_enl(z, 16)
-    assert found.shape == (4, 3)
-    assert np.isnan(found[0, 0])
-    assert found[2, 1] == pytest.approx(enl(z[32:48, 16:32]))
-    with pytest.raises(ValueError, match="window"):
-        local_enl(z, 1)
-
-
-@pytest.mark.parametrize("looks", [1.0, 4.4, 20.0])
-def test_looks_are_estimated_where_fields_have_edges(looks):
-    shifted = np.roll(fields(256), (5, 9), (0, 1))  # the fields' edges cut through many blocks
-    assert estimated_looks(speckled(shifted, looks, rng(4)), 16) == pytest.approx(looks, rel=0.2)
-    assert np.isnan(estimated_looks(np.full((40, 40), np.nan)))
 
 
 def test_the_ratio_of_a_perfect_estimate_is_speckle():

@@ -220,6 +220,18 @@ def _checked(folder: Path, chips: list[Chip], alone: list[Path], widow: list[Pat
     return Found(chips, notes)
 
 
+def alone(folder: Path) -> Found:
+    """Images without a label, each by itself: what learns from what it sees."""
+    return Found([Chip(str(p.relative_to(folder).with_suffix("")), (Date({"": p}),), split=_said(folder, p))
+                  for p in images(folder)])  # fmt: skip
+
+
+def _said(folder: Path, path: Path) -> str | None:
+    """The split that a folder's name says."""
+    parts = path.relative_to(folder).parts[:-1]
+    return next((SPLIT_WORDS[p.lower()] for p in parts if p.lower() in SPLIT_WORDS), None)
+
+
 # -- clouds ------------------------------------------------------------------------------------------------------------
 
 
@@ -249,7 +261,7 @@ def pairs(folder: Path) -> Found | None:
 
 def _cloud_role(folder: Path, path: Path) -> _File:
     parts = [*path.relative_to(folder).parts[:-1], path.stem]
-    split = next((SPLIT_WORDS[p.lower()] for p in parts[:-1] if p.lower() in SPLIT_WORDS), None)
+    split = _said(folder, path)
     role, turn, kept = "", "", []
     for part in parts:
         for name, words in (("cloudy", CLOUDY), ("clear", CLEAR), ("mask", CLOUDMASK)):

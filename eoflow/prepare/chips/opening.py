@@ -160,8 +160,7 @@ def _found(folder: Path, task: str) -> tuple[list[Chip], list[layouts.Series], l
             return [], series, notes
         found = pairs
     else:
-        raise BadInput(f"there are no labelled chips for the task {task}", where=str(folder),
-                       todo="use a dataset")  # fmt: skip
+        found = layouts.alone(folder)
     return layouts.renamed(found.chips), [], found.notes
 
 

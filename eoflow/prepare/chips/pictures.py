@@ -1,4 +1,5 @@
-"""One image file as an array: GeoTIFF, JPEG 2000, PNG, JPEG, BMP; with or without georeference."""
+"""One image file as an array: GeoTIFF, JPEG 2000, PNG, JPEG, BMP; with or without georeference. Complex pixels, of a
+TIFF or a NumPy file, as two bands."""
 
 from __future__ import annotations
 
@@ -12,9 +13,10 @@ import numpy as np
 
 from eoflow.errors import BadInput
 from eoflow.sources import raster_open as ro
+from eoflow.sources.complex_pixels import NUMPY, PARTS, is_complex, open_numpy, parts_of
 
 Array = np.ndarray[Any, np.dtype[Any]]
-SUFFIXES = (".tif", ".tiff", ".jp2", ".png", ".jpg", ".jpeg", ".bmp")
+SUFFIXES = (".tif", ".tiff", ".jp2", ".png", ".jpg", ".jpeg", ".bmp", NUMPY)
 PLAIN = {".bmp": "BMP", ".jpg": "JPEG", ".jpeg": "JPEG"}
 """Formats that no scene comes in, but many sets of chips do: suffix -> GDAL driver."""
 MOST_PIXELS = 2**28
@@ -54,11 +56,16 @@ class Header:
 
 def header(path: Path) -> Header:
     """The header of a file. Raises AssetCorrupt or AssetMissing naming it."""
+    if path.suffix.lower() == NUMPY:
+        shape = open_numpy(path).shape
+        return Header(path, (shape[1], shape[2]), 2, "float32", None, PARTS, None, None, None, None, None)
     return _with(path, lambda ds: _header(path, ds))
 
 
 def read(path: Path, numbers: bool = False) -> Array:
     """All bands as stored, (C, rows, columns); colours of a palette are looked up unless its `numbers` are wanted."""
+    if path.suffix.lower() == NUMPY:
+        return open_numpy(path).astype(np.float32)
     return _with(path, lambda ds: ds.read() if numbers else _pixels(ds))
 
 
@@ -100,6 +107,9 @@ def _open(path: Path, where: str, size: int) -> Any:
 
 
 def _header(path: Path, ds: Any) -> Header:
+    if is_complex(ds.dtypes, ds.count, str(path)):
+        return Header(path, (ds.height, ds.width), 2, "float32", ds.nodata, PARTS, None, None, None, None,
+                      ro.crs_text(ds.crs))  # fmt: skip
     scales, offsets = set(ds.scales), set(ds.offsets)
     said = scales != {1.0} or offsets != {0.0}
     names = [c.name for c in ds.colorinterp]
@@ -130,6 +140,8 @@ def _coloured(ds: Any) -> bool:
 
 
 def _pixels(ds: Any) -> Array:
+    if is_complex(ds.dtypes, ds.count, str(ds.name)):
+        return parts_of(ds.read(1, out_dtype="complex64"))
     values: Array = ds.read()
     table = _palette(ds)
     if table is None:

@@ -22,6 +22,7 @@ from eoflow.prepare.chips.pictures import Array, Header
 from eoflow.prepare.chips.radiometry import SIDECAR, Looked, Pixels, backscatter, first, reflectance, unsaid
 from eoflow.registry import nearest
 from eoflow.sources import geotiff_names as gn
+from eoflow.sources.complex_pixels import PARTS
 from eoflow.sources.radiometry import unit_of
 from eoflow.sources.sensors import CONVENTIONS
 
@@ -270,6 +271,8 @@ def _band(
     if sensor == PICTURE and said in (None, "1"):
         notes.append("Pictures of 8 bits: values are brightness, 0 to 1 (stored / 255), not a calibrated quantity.")
         return "1", first(scale, 1 / 255), first(offset, 0.0)
+    if name in PARTS and said is None:
+        return "1", first(scale, 1.0), first(offset, 0.0)
     if said is not None:
         whole = np.dtype(h.dtype).kind in "iu"
         if scale is None and whole and said not in ("DN", "m", "degree"):
