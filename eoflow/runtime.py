@@ -37,13 +37,14 @@ from torch import Tensor, nn
 from eoflow.errors import BadInput
 from eoflow.models.images import ImageModel
 from eoflow.runtime_graph import Sample, export, finished, random_sample, run, session, stage_inputs
+from eoflow.runtime_joins import joined_apart
 from eoflow.runtime_phases import by_phases
 
 Kind = Literal["auto", "onnx", "int8", "bf16", "eager"]
 KINDS: tuple[str, ...] = ("auto", "onnx", "int8", "bf16", "eager")
 TOLERANCE = 1e-4
 """Largest difference from torch, as a part of the largest output (at least of 1)."""
-FORMAT = "3"  # of the graphs on disk
+FORMAT = "4"  # of the graphs on disk
 
 
 class Fast:
@@ -164,7 +165,7 @@ class Fast:
         file = self._file(shape)
         if file is not None and file.is_file():
             return file.read_bytes()
-        graph = by_phases(export(self.model, shape[0], shape[1]))
+        graph = joined_apart(by_phases(export(self.model, shape[0], shape[1])))
         if file is not None:
             _write(file, graph)
         return graph

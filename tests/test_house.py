@@ -42,6 +42,7 @@ ONE_ROOM = {
     "train_images": "train", "predict_images": "predict", "contract_images": "contract", "cli_archive": "cli",
     "cli_scenes": "cli", "cli_tasks": "cli", "demo_scenes": "demo", "demo_tasks": "demo", "listing_scenes": "listing",
     "runtime_graph": "runtime", "runtime_int8": "runtime", "runtime_phases": "runtime",
+    "runtime_joins": "runtime", "runtime_onnx": "runtime",
     "checkpoint_bands": "checkpoint", "validation_images": "validation",
     "cli_models": "cli",
 }  # fmt: skip

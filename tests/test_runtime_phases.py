@@ -78,3 +78,40 @@ def test_what_only_looks_like_it_is_left_alone(options):
     model = (Strided if "stride" in options else Decoder)(**options).eval()
     graph = export(model, 1)
     assert by_phases(graph) == graph
+
+
+class Up(ImageModel):
+    """One enlarging step by a transposed convolution."""
+
+    multiple = 1
+
+    def __init__(self, **conv):
+        super().__init__(ImageSignature(3, 2))
+        torch.manual_seed(1)
+        self.up = nn.ConvTranspose2d(3, 4, **{"kernel_size": 3, "stride": 2, "padding": 1, "output_padding": 1, **conv})
+
+    def forward(self, images, usable=None):
+        return {"logits": self.up(images[:, 0])}
+
+
+@settings(max_examples=15, deadline=None)
+@given(bias=st.booleans(), size=st.tuples(st.integers(1, 9), st.integers(1, 9)))
+def test_a_transposed_convolution_phase_by_phase(bias, size):
+    model = Up(bias=bias).eval()
+    graph = by_phases(export(model, 1))
+    assert "ConvTranspose" not in kinds(graph)
+    onnx.checker.check_model(onnx.load_from_string(graph))
+    sample = random_sample(model, (1, 3, *size), 3)
+    with torch.no_grad():
+        wanted = model(*sample)["logits"]
+    found = run(session(graph, 1), stage_inputs(model, sample))["logits"]
+    torch.testing.assert_close(found, wanted, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "options", [{"kernel_size": 2, "padding": 0, "output_padding": 0}, {"padding": 0}, {"output_padding": 0},
+                {"dilation": 2}, {"stride": 3}],
+)  # fmt: skip
+def test_other_transposed_convolutions_stay(options):
+    graph = export(Up(**options).eval(), 1)
+    assert by_phases(graph) == graph
