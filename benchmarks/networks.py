@@ -34,14 +34,16 @@ CALIBRATION = 8
 
 
 def recipes() -> list[str]:
-    """Recipes of networks for images: one for each network and its options."""
+    """Recipes of networks that run over windows of images: one for each network and its options."""
     from eoflow import catalog, registry
     from eoflow.catalog_images import ImageRecipe
 
     found: dict[str, str] = {}
     for name in catalog.names("models"):
         recipe = catalog.recipe(name)
-        if isinstance(recipe, ImageRecipe) and not registry.load("models", recipe.network.name).closed_form:
+        if not isinstance(recipe, ImageRecipe) or recipe.task == "synthesis":
+            continue
+        if not registry.load("models", recipe.network.name).closed_form:
             found.setdefault(recipe.network.model_dump_json(), name)
     return list(found.values())
 
