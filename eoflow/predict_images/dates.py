@@ -26,6 +26,11 @@ MANY = 24
 """Dates that a model of any number of them is given."""
 
 
+def float_day(time: np.datetime64) -> float:
+    """Days since 1970."""
+    return float(time.astype("datetime64[ns]").astype("i8") / 86400e9)
+
+
 @dataclass(frozen=True)
 class Want:
     """One map. dates: frames of each date that the network sees. target: the frame whose seen pixels are kept."""

@@ -22,8 +22,9 @@ from eoflow.predict_images.file_frames import FileFrames
 from eoflow.predict_images.permanent import Reference
 from eoflow.predict_images.report import ProductReport, remark
 from eoflow.predict_images.speckle import prepared, remarks, taken_off
+from eoflow.predict_images.spread import spread_factor
 from eoflow.predict_images.stack import Progress, Stack, as_input, blocks, cached
-from eoflow.predict_images.tiles import Keep, area_row, float_day, network_of, windows_of
+from eoflow.predict_images.tiles import Keep, area_row, network_of, windows_of
 from eoflow.predict_images.zones import Census, Zone
 from eoflow.tasks.base import LayerSpec
 from eoflow.times import iso
@@ -64,14 +65,20 @@ class Part:
 
 
 class PackSink:
-    """Takes physical images (or any layer) and writes them as they are stored, through another sink."""
+    """Takes physical images (or any layer) and writes them as they are stored, through another sink.
 
-    def __init__(self, layer: Layer, inner: Sink, arrays: Sequence[st.Plane], keep: Any | None) -> None:
-        self.layer, self.inner, self.arrays, self.keep = layer, inner, tuple(arrays), keep
+    order: which plane comes first, second, ... in the file.
+    """
+
+    def __init__(
+        self, layer: Layer, inner: Sink, arrays: Sequence[st.Plane], keep: Any | None, order: Sequence[int]
+    ) -> None:
+        self.layer, self.inner, self.arrays, self.keep, self.order = layer, inner, tuple(arrays), keep, tuple(order)
 
     def write(self, box: Box, values: Array) -> None:
         """Write one box."""
-        self.inner.write(box, np.stack(st.settled(self.layer, self.arrays, values, box, self.keep, None)))
+        planes = st.settled(self.layer, self.arrays, values, box, self.keep, None)
+        self.inner.write(box, np.stack([planes[i] for i in self.order]))
 
 
 def predict_one(
@@ -85,7 +92,8 @@ def predict_one(
     stack = Stack(frames, picture.want.dates)
     how = as_input(part.normalizer, part.task)
     plan, batch = windows_of(checkpoint.model, stack.shape, len(stack.order), len(frames.specs))
-    files = [_file_layer(layer, arrays[layer.name], frames) for layer in layers]
+    orders = {layer.name: _order(layer, frames) for layer in layers}
+    files = [_file_layer(x, [arrays[x.name][i] for i in orders[x.name]], frames) for x in layers]
     if part.task == "despeckling":
         checkpoint, said = prepared(checkpoint, frames, picture.want.dates[0][0])
         if said:
@@ -96,13 +104,15 @@ def predict_one(
         keep = Keep(frames, picture.want.target, tuple(names.index(t) for t in checkpoint.recipe.patches.targets))
     partial = Partial(picture.dest, files, plan, identity=_identity(part), attrs=_tags(part))
     partial.grid = frames.grid if frames.grid.crs else None
-    times = [float_day(picture.times[d[0]]) if d else float_day(picture.want.time) for d in picture.want.dates]
+    wanted = when.float_day(picture.want.time)
+    times = [when.float_day(picture.times[d[0]]) if d else wanted for d in picture.want.dates]
     try:
-        network, note = network_of(checkpoint, stack, how, plan, batch, times, float_day(picture.want.time))
+        spread = _spread(part, report)
+        network, note = network_of(checkpoint, stack, how, plan, batch, times, wanted, spread)
         if note:
             report.say(note)
         sinks = [
-            PackSink(st.window_layer(layer, arrays[layer.name]), sink, arrays[layer.name], keep)
+            PackSink(st.window_layer(layer, arrays[layer.name]), sink, arrays[layer.name], keep, orders[layer.name])
             for layer, sink in zip(layers, partial.sinks, strict=True)
         ]  # fmt: skip
         done = run(network, cached(stack, (512, 512)), sinks, plan, how, done=partial.done(), mark=partial.mark,
@@ -120,6 +130,23 @@ def predict_one(
     else:
         written += _told(part, reference, zones, layers, report)
     return written
+
+
+def _order(layer: LayerSpec, frames: FileFrames) -> list[int]:
+    """Planes of a layer in the order in which the file that was given has its bands; a network may have its own."""
+    given = [s.name for s in frames.shots[0].specs]
+    return sorted(range(max(1, len(layer.bands))), key=lambda i: given.index(layer.bands[i]) if layer.bands else 0)
+
+
+def _spread(part: Part, report: ProductReport) -> float:
+    """The factor of the standard deviation, and what is said of it."""
+    if part.task != "cloud-removal":
+        return 1.0
+    picture = part.picture
+    factor, said = spread_factor(part.checkpoint, picture.frames, picture.times, picture.want, part.normalizer)
+    if said:
+        report.say(said)
+    return factor
 
 
 def _arrays(part: Part, layers: Sequence[LayerSpec]) -> dict[str, tuple[st.Plane, ...]]:

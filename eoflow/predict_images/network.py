@@ -52,23 +52,27 @@ def days_asked(
 
 @dataclass(frozen=True)
 class Decode:
-    """Outputs of one window to layers, in physical units; also `observed` pixels stay what they are."""
+    """Outputs of one window to layers, in physical units. spread: factor of the standard deviation."""
 
     task: Any
     checkpoint: Any
+    spread: float = 1.0
 
     def __call__(self, outputs: dict[str, Array]) -> dict[str, Array]:
         """{name: (K, h, w)} with `usable` -> {layer: (k, h, w)}."""
         rest = dict(outputs)
         usable = rest.pop(SEEN) > 0.5
-        return {n: np.asarray(a) for n, a in self.task.decode(self.checkpoint, rest, usable).items()}
+        layers = {n: np.asarray(a) for n, a in self.task.decode(self.checkpoint, rest, usable).items()}
+        if self.spread != 1 and "std" in layers:
+            layers["std"] = (layers["std"] * np.float32(self.spread)).astype(layers["std"].dtype)
+        return layers
 
 
-def decoder(checkpoint: ImageCheckpoint) -> Decode:
+def decoder(checkpoint: ImageCheckpoint, spread: float = 1.0) -> Decode:
     """Without the weights, so that it is cheap to send to workers."""
     light = types.SimpleNamespace(
         recipe=checkpoint.recipe, signature=checkpoint.signature, schema=checkpoint.schema,
         normalizer=checkpoint.normalizer, target_normalizer=checkpoint.target_normalizer, name=checkpoint.name,
         tells_uncertainty=bool(getattr(checkpoint, "tells_uncertainty", False)),
     )  # fmt: skip
-    return Decode(checkpoint.task, light)
+    return Decode(checkpoint.task, light, spread)

@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 Array = np.ndarray[Any, Any]
 FORMAT = 1
 """Part of the id: a change of what the numbers mean makes new products."""
+SPREAD = "spread 1"
+"""The same, of standard deviations."""
 
 
 def predict_dataset(
@@ -191,6 +193,7 @@ def _identity(
     said: list[Any] = [
         FORMAT, task, cube.name, checkpoint.name, checkpoint.hash, [b.model_dump(mode="json") for b in specs],
         str(asked.area), asked.keep, [z.hash for z in zones], file, *fewer_bits(checkpoint.model),
+        *([SPREAD] if checkpoint.tells_uncertainty else []),
     ]  # fmt: skip
     for p in parts:
         for wants in (p.wants, p.earlier):

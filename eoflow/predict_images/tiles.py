@@ -14,12 +14,13 @@ from eoflow.predict_images import permanent as water
 from eoflow.predict_images import store
 from eoflow.predict_images.asked import Asked, Part
 from eoflow.predict_images.choose import targets_of
-from eoflow.predict_images.dates import Want
+from eoflow.predict_images.dates import Want, float_day
 from eoflow.predict_images.engine import engine
 from eoflow.predict_images.network import Runnable, days_asked, decoder
 from eoflow.predict_images.permanent import Reference
 from eoflow.predict_images.report import ProductReport, remark
 from eoflow.predict_images.speckle import prepared, remarks, taken_off
+from eoflow.predict_images.spread import FACTOR, add_factors, spread_factor
 from eoflow.predict_images.stack import Frames, Progress, Stack, as_input, blocks, cached, plan_of
 from eoflow.predict_images.store import Making, Plane, StepSink
 from eoflow.predict_images.whole import fitted, is_whole, whole_plan
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
     from eoflow.checkpoint_images import ImageCheckpoint
 
 Array = np.ndarray[Any, Any]
-DAY = 86400e9
 EARLIER = "earlier"
 NOT_TOLD = ("Permanent water is not told from flood water: give --permanent FILE.tif (a map of permanent water) or "
             "--before START/END (dates before the event).")  # fmt: skip
@@ -182,6 +182,8 @@ def build(
     g: Any = zarr.open_group(str(folder), mode="r+", zarr_format=3)[f"tiles/{part.tile}"]
     if job.tells_flood:
         store.add_array(g, Plane("permanent", "uint8", 255, attrs=water.PERMANENT_ATTRS), part.grid.shape, chunk)
+    if "std" in arrays:
+        add_factors(g, len(part.wants))
     if part.earlier:
         shape = (len(part.earlier), *part.grid.shape)
         store.add_array(g.create_group(EARLIER), arrays["class"][0], shape, (1, *chunk))
@@ -206,7 +208,14 @@ def run_map(
         StepSink(store.window_layer(layer, arrays[layer.name]), group, one.step, arrays[layer.name], keep, mask)
         for layer in wanted
     ]  # fmt: skip
-    network, note = network_of(job.checkpoint, stack, how, one.plan, one.batch, days(part, want), float_day(want.time))
+    spread = 1.0
+    if "std" in arrays:
+        import zarr
+
+        spread, _ = spread_factor(job.checkpoint, part.frames, part.times, want, job.normalizer)
+        zarr.open_group(group, mode="r+", zarr_format=3)[FACTOR][one.step] = spread  # type: ignore[index]
+    when = float_day(want.time)
+    network, note = network_of(job.checkpoint, stack, how, one.plan, one.batch, days(part, want), when, spread)
     chunk = store.chunk_of(part.grid.shape, one.plan.core)
     run(
         network, cached(stack, chunk), sinks, one.plan, how, done=made,
@@ -217,7 +226,7 @@ def run_map(
 
 def network_of(
     checkpoint: ImageCheckpoint, stack: Stack, how: Any, plan: Plan, batch: int, times: Sequence[float] | None,
-    when: float | None,
+    when: float | None, spread: float = 1.0,
 ) -> tuple[Network, str]:  # fmt: skip
     """The checkpoint's model, fitted on the whole scene where it must be, as the windowed runner takes it; and what to
     say of its runtime."""
@@ -227,12 +236,7 @@ def network_of(
     runs: Any = fitted(model, stack, how) if is_whole(model) and len(plan) > 1 else model
     if runs is model:
         runs, note = engine(model, checkpoint.hash, stack, how, plan, days)
-    return Network(Runnable(runs, days), decoder(checkpoint), batch, channels_last=flat), note
-
-
-def float_day(time: np.datetime64) -> float:
-    """Days since 1970."""
-    return float(time.astype("datetime64[ns]").astype("i8") / DAY)
+    return Network(Runnable(runs, days), decoder(checkpoint, spread), batch, channels_last=flat), note
 
 
 def days(part: Part, want: Want) -> list[float]:
@@ -271,6 +275,10 @@ def told(job: Job, folder: Path, layers: Sequence[LayerSpec]) -> dict[str, Any]:
             shutil.rmtree(folder / "tiles" / part.tile / EARLIER)
     if job.task == "segmentation" and not job.tells_flood:
         out["messages"].append(NOT_TOLD)
+    if factors := [r[FACTOR] for r in out["tiles"] if r.get(FACTOR, 1.0) != 1]:
+        low, high = min(factors), max(factors)
+        out["messages"].append(f"Standard deviations times {low:.2f} to {high:.2f}, as dates of the series that were"
+                               f" left out ask for ({FACTOR}).")  # fmt: skip
     if note := _overlap(job.parts):
         out["messages"].append(note)
     return out
@@ -325,6 +333,7 @@ def _one(
     share = 1 - int(counts[255]) / pixels
     row = {"tile": part.tile, "time": when, "valid": share, "dates": sum(bool(d) for d in want.dates)}
     row |= {n: int(counts[i]) / pixels for i, n in enumerate(names)}
+    row |= {FACTOR: float(g[FACTOR][step])} if FACTOR in g else {}
     out["tiles"].append(row)
     if said := remark(job.task, part.tile, when, share, {i: int(counts[i]) for i in range(len(names))}):
         out["messages"].append(said)

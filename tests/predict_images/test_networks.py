@@ -118,6 +118,8 @@ def test_a_filled_image_with_its_uncertainty(tmp_path, workspace):
     std = ds["std_B03"].values[0]
     assert (std[16:] == 0).all()
     assert (std[:16, :16] > 0).all()
+    assert ds["std_factor"].dims == ("time",)
+    assert [r["std_factor"] for r in report.tiles] == ds["std_factor"].values.tolist()
     free = predict_dataset("cloud-removal", "s2", model=model, workspace=workspace, out=tmp_path / "f.zarr", keep=False)
     other = xr.open_zarr(free.path, group="tiles/A", mask_and_scale=False)
     np.testing.assert_array_equal(other["B03"].values[0, :16, :16], ds["B03"].values[0, :16, :16])
