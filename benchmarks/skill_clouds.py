@@ -7,8 +7,9 @@ other dates are the inputs, clouds as the files' masks or the rules say. PSNR an
 over dates of every score with a 95 % interval (bootstrap over blocks of dates), over all pixels and over those that a
 date did not see; the paired differences to the composites; and how often the truth lies within the standard deviation
 that a model says. `--subsets N --of K`: the same on N random choices of K of the dates, as of a place that is seen less
-often; a date's scores are then the mean of the choices in which it is a target, and the intervals are over dates. Not
-part of `make bench`: it measures skill, not speed.
+often; a date's scores are then the mean of the choices in which it is a target, and the intervals are over dates.
+`--verb`: what `eoflow clouds` writes for each target from the files of the other dates, the truth against its standard
+deviation, which it sets by dates of the series that it leaves out. Not part of `make bench`: it measures skill.
 """
 
 from __future__ import annotations
@@ -69,6 +70,41 @@ def run(folder: str, models: list[str], dates: int, workspace: str | None = None
         "dates": dates, "bands": list(bands), "targets": targets, "notes": data.notes, **summary(targets, names),
         "within": {n: np.mean(v, axis=0).tolist() for n, v in inside.items()},
     }  # fmt: skip
+
+
+def by_verb(folder: str, model: str, dates: int) -> dict[str, list[float]]:
+    """Date -> share of the values within one and within two standard deviations, psnr, of `eoflow clouds` on files."""
+    import numpy as np
+    import rasterio
+
+    import eoflow
+    from eoflow.checkpoint_bands import widened
+    from eoflow.checkpoint_images import resolve_images
+    from eoflow.prepare.chips import chip_bands, open_chips
+    from eoflow.verify import images
+    from eoflow.workspace import Workspace
+
+    schema = chip_bands(folder, "cloud-removal")[0]
+    found = widened(resolve_images(Workspace.of(None), None, model, "cloud-removal", schema), schema)
+    patches = found.recipe.patches
+    none = type(patches.normalize)(scheme="none")
+    recipe = found.recipe.model_copy(update={"patches": patches.model_copy(update={"normalize": none})})
+    data = open_chips(folder, recipe)["all"].whole()
+    out: dict[str, list[float]] = {}
+    for i in range(len(data)):
+        sample, day = data.batch([i]), str(data.describe(i)["target"])[:10]
+        truth, good = sample.target[0].numpy(), np.isin(sample.target_quality[0].numpy(), (5, 6, 7))
+        rasters = [p for p in sorted(Path(folder).iterdir()) if p.suffix.lower() in (".tif", ".tiff")]
+        with tempfile.TemporaryDirectory() as temp:
+            made = eoflow.clouds([p for p in rasters if day not in p.name], out=f"{temp}/f.tif", at=day, model=model,
+                                 dates=dates, workspace=f"{temp}/ws",
+                                 said={"sensor": "sentinel-2", "level": "L1C"})  # fmt: skip
+            with rasterio.open(made.path) as f, rasterio.open(f"{temp}/f_std.tif") as g:
+                order = [f.descriptions.index(b) for b in found.recipe.patches.targets]
+                image, std = f.read()[order] * 1e-4, g.read()[order]
+        ratio = (np.abs(image - truth) / np.maximum(std, 1e-9))[:, good]
+        out[day] = [float((ratio < 1).mean()), float((ratio < 2).mean()), float(images.psnr(image, truth, good))]
+    return out
 
 
 def thinned(
@@ -161,10 +197,19 @@ def main() -> None:
     parser.add_argument("--dates", default="3,6", help="how many inputs, with commas")
     parser.add_argument("--subsets", type=int, default=0, help="random choices of the dates; 0: all dates")
     parser.add_argument("--of", type=int, default=10, help="dates of a choice")
+    parser.add_argument("--verb", action="store_true", help="what `eoflow clouds` writes, against its uncertainty")
     parser.add_argument("--workspace")
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
     models, counts = args.model.split(","), [int(k) for k in args.dates.split(",")]
+    if args.verb:
+        for k in counts:
+            rows = by_verb(args.folder, models[0], k)
+            for day, (one, two, psnr) in rows.items():
+                print(f"{day}  {psnr:.2f} dB, within one standard deviation {one:.0%} (68 %), within two {two:.0%}")
+            one, two, psnr = (sum(r[i] for r in rows.values()) / len(rows) for i in range(3))
+            print(f"{k} dates, {len(rows)} targets: {psnr:.2f} dB, within one {one:.0%}, within two {two:.0%} (95 %)")
+        return
     if args.subsets:
         found = [thinned(args.folder, models, k, args.subsets, args.of, args.workspace) for k in counts]
     else:
