@@ -102,7 +102,8 @@ def predict_dataset(
                 "command": command or f"eoflow {verb} {dataset}",
             }  # fmt: skip
             dask = dask if dask is not None else client() if ws.is_local else None
-            job = Job(task, checkpoint, normalizer, tuple(parts), asked, tuple(some_zones), reference, provenance)
+            job = Job(task, checkpoint, normalizer, tuple(parts), asked, tuple(some_zones), reference, provenance,
+                      tuple(cube.schema.names))  # fmt: skip
             making, summary = make(job, store.place_of(ws, where, out), dask, progress, report)
             store.publish(making, ws, where, out)
             report.made = True

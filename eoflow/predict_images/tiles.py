@@ -51,6 +51,8 @@ class Job:
     zones: tuple[Zone, ...]
     reference: Reference | None
     provenance: dict[str, str]
+    order: tuple[str, ...] = ()
+    """Bands as the cube has them; a network may have its own order."""
 
     @property
     def tells_flood(self) -> bool:
@@ -173,7 +175,11 @@ def build(
     import zarr
 
     chunk = store.chunk_of(part.grid.shape, next(m.plan for m in maps if m.part is part).core)
-    every = [p for some in arrays.values() for p in some]
+    rank = {name: i for i, name in enumerate(job.order)}
+    every = [
+        p for layer, some in arrays.items()
+        for p in sorted(some, key=lambda p: rank.get(p.name.removeprefix(f"{layer}_"), 0))
+    ]  # fmt: skip
     if job.tells_flood:
         every.append(Plane("flood", "uint8", 255, attrs=water.FLOOD_ATTRS))
     sources = [part.sources(w) for w in part.wants]

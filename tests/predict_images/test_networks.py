@@ -126,6 +126,15 @@ def test_a_filled_image_with_its_uncertainty(tmp_path, workspace):
     assert (other["std_B03"].values > 0).all()
 
 
+def test_a_product_has_its_bands_in_the_order_of_the_cube(tmp_path, workspace):
+    cloudy(workspace)
+    bands = (OPTICAL[2], OPTICAL[0], OPTICAL[1])
+    model = checkpoint(tmp_path, "uncrtaints", bands, ("B04", "B02", "B03"))
+    report = predict_dataset("cloud-removal", "s2", model=model, workspace=workspace, out=tmp_path / "o.zarr")
+    held = xr.open_zarr(report.path, group="tiles/A").attrs["eoflow_bands"]
+    assert held == ["B02", "B03", "B04", "std_B02", "std_B03", "std_B04", "count", "filled"]
+
+
 def cloudy_values(workspace) -> np.ndarray:
     from eoflow.cube import Cube
 
