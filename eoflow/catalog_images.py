@@ -96,6 +96,10 @@ class ImageRecipe(Model):
         description="probability above which a pixel has class 1; `validation`: where F1 is largest on that split; "
         "`start`: that of the weights that training begins with",
     )
+    resolution: tuple[float, float] | None = Field(
+        default=None, description="smallest and largest size of a pixel in metres that it is for: what a prediction"
+        " chooses by among models of the same bands",
+    )  # fmt: skip
     baselines: tuple[str, ...] = Field(default=(), description="models beside it in every scorecard; the task's own")
     gate: ImageGate = ImageGate()
     notes: str | None = None
@@ -116,6 +120,8 @@ class ImageRecipe(Model):
             raise ValueError(f"the task {self.task} needs patches.labels")
         if self.task == "cloud-removal" and not self.patches.targets:
             raise ValueError("the task cloud-removal needs patches.targets")
+        if self.resolution is not None and not 0 < self.resolution[0] <= self.resolution[1]:
+            raise ValueError("`resolution` is the smallest and the largest size of a pixel in metres")
         if self.classes and self.patches.labels and len(self.classes) != len(self.patches.labels.classes):
             raise ValueError("`classes` names each of patches.labels.classes")
         return self

@@ -8,7 +8,7 @@ so that baselines run and are verified like any other.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
@@ -312,11 +312,13 @@ def _unfit(config: dict[str, Any], bands: Sequence[BandSpec]) -> list[str]:
 
 
 def candidates(
-    workspace: Workspace, task: str, bands: Iterable[BandSpec], dataset: str | None = None, name: str | None = None
-) -> list[Path]:
+    workspace: Workspace, task: str, bands: Iterable[BandSpec], dataset: str | None = None, name: str | None = None,
+    rank: Callable[[dict[str, Any]], float] = lambda config: 0.0,
+) -> list[Path]:  # fmt: skip
     """Folders of trained models of a task whose inputs are all among `bands`, in units that fit.
 
-    The dataset's own first, then the workspace's, then those shipped; of each the ones with most bands first.
+    The dataset's own first, then the workspace's, then those shipped; of each the ones with most bands first, and of
+    those the ones whose config has the smallest `rank`.
     """
     have = list(bands)
     found = []
@@ -325,8 +327,8 @@ def candidates(
         if config["recipe"]["task"] == task and not _unfit(config, have):
             own = dataset is not None and config["provenance"].get("dataset") == dataset
             place = 0 if own else 2 if folder.is_relative_to(checkpoint.SHIPPED) else 1
-            found.append((place, -len(config["normalizer"]["channels"]), folder))
-    return [folder for _, _, folder in sorted(found, key=lambda row: row[:2])]
+            found.append((place, -len(config["normalizer"]["channels"]), rank(config), folder))
+    return [row[-1] for row in sorted(found, key=lambda row: row[:3])]
 
 
 def named_checkpoint(workspace: Workspace, what: str) -> ImageCheckpoint:

@@ -99,7 +99,7 @@ def _predict_files(
     for shot in found:
         key = tuple((s.name, s.common_name, s.units) for s in shot.specs)
         if key not in by_bands:
-            by_bands[key] = choose(ws, task, shot.schema, model=asked.model)
+            by_bands[key] = choose(ws, task, shot.schema, model=asked.model, grid=shot.grid)
     chosen = [by_bands[tuple((s.name, s.common_name, s.units) for s in shot.specs)] for shot in found]
     first = chosen[0][0]
     report = ProductReport(task, st.KINDS[task], "files", first.name, first.hash)

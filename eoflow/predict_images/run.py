@@ -72,7 +72,9 @@ def predict_dataset(
     ws = Workspace.of(workspace)
     cube = Cube.load(ws, dataset)
     snapshot = cube.archive.resolve(as_of)
-    checkpoint, why = choose(ws, task, cube.schema, dataset=dataset, model=model)
+    tiles = cube.tiles(snapshot)
+    grid = cube.grid(tiles[0], snapshot) if tiles else None
+    checkpoint, why = choose(ws, task, cube.schema, dataset=dataset, model=model, grid=grid)
     normalizer, specs = inputs_of(checkpoint, cube.schema)
     parts = _parts(cube, snapshot, checkpoint, specs, task, asked)
     verb = store.KINDS[task]

@@ -34,6 +34,7 @@ SUFFIXES = (".tif", ".tiff", ".jp2", ".png", ".bmp", ".jpg", ".jpeg", NUMPY)
 PICTURES = (".png", ".bmp", ".jpg", ".jpeg")
 HAND = re.compile(r"[_-]?(?P<kind>S1|S2)Hand$", re.IGNORECASE)
 SENSOR = re.compile(r"(?<![A-Za-z0-9])(?P<kind>S1|S2)(?![A-Za-z0-9])", re.IGNORECASE)
+PHOTOGRAPH = {"red", "green", "blue", "nir", "alpha"}
 FOR_ALL = ("units", "scale", "offset", "nodata")
 LINE = "write  --bands VV,VH --set units=dB  (names of the bands in their order in the file, and their units)"
 
@@ -263,7 +264,7 @@ def _kind(
     stated |= {"units": "1"} if tuple(found) == PARTS else {}  # of the product; the phase needs none
     found = {b: merged({**stated, **keys}, for_all) for b, keys in found.items()}
     found = {b: merged(keys, dict((said.get("bands") or {}).get(b) or {})) for b, keys in found.items()}
-    if bands is not None or _is_picture(headers, sensor):
+    if bands is not None or _is_picture(headers, sensor) or (sensor == "unknown" and set(found) <= PHOTOGRAPH):
         found = _colours(found, first, for_all)
     raw = {"sensor": sensor, "level": level, "bands": found}
     kind = _Kind(complete(raw, headers, reader, baseline, notes), sensor, level, tuple(notes))
