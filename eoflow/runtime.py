@@ -25,8 +25,9 @@ import hashlib
 import os
 import tempfile
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
@@ -180,6 +181,13 @@ class Fast:
 def multiplies_bfloat16() -> bool:
     """Whether this processor does (torch has no public name for it); elsewhere bfloat16 is slower than float32."""
     return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+@contextmanager
+def sixteen_bits() -> Iterator[None]:
+    """Layers in bfloat16 where the processor multiplies that: three times as fast; float32 elsewhere."""
+    with torch.autocast("cpu", torch.bfloat16, enabled=multiplies_bfloat16()):
+        yield
 
 
 def fast(

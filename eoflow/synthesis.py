@@ -171,12 +171,12 @@ class _Maker:
         import torch
 
         from eoflow.models import diffusion
-        from eoflow.runtime import multiplies_bfloat16
+        from eoflow.runtime import sixteen_bits
 
         labels = self.model.shares(torch.from_numpy(classes))
 
         def said(shares: Any, x: Any, t: Any) -> Any:
-            with torch.autocast("cpu", torch.bfloat16, enabled=multiplies_bfloat16()):
+            with sixteen_bits():
                 return self.model.network(x, t, shares).float()
 
         network = diffusion.guided(partial(said, labels), partial(said, torch.zeros_like(labels)), self.guidance)

@@ -32,9 +32,14 @@ class Padded:
 
     def __call__(self, images: Tensor, usable: Tensor, *days: Tensor | None) -> dict[str, Tensor]:
         """As the network."""
-        whole, (height, width) = padded(images, self.multiple)
-        seen = padded(usable.to(images.dtype), self.multiple)[0] > 0.5
-        return {n: x[..., :height, :width] for n, x in self.quick(whole, seen, *days).items()}
+        height, width = images.shape[-2:]
+        found = self.quick(*_whole(images, usable, self.multiple), *days)
+        return {n: x[..., :height, :width] for n, x in found.items()}
+
+
+def _whole(images: Tensor, usable: Tensor, multiple: int) -> tuple[Tensor, Tensor]:
+    """Images and what is usable of them, of sides that are multiples."""
+    return padded(images, multiple)[0], padded(usable.to(images.dtype), multiple)[0] > 0.5
 
 
 def in_fewer_bits(own: Sequence[Runner], samples: Samples) -> dict[str, Runner]:
@@ -50,9 +55,8 @@ def in_fewer_bits(own: Sequence[Runner], samples: Samples) -> dict[str, Runner]:
                 known = days(samples, [i])
                 dated = (None, None) if known is None else (known[0][0], float(known[1][0]))
                 images, usable, *more = r.fed(samples.batch([i]), *dated)
-                whole = padded(images[..., :SIDE, :SIDE], r.checkpoint.model.multiple)[0]
-                seen = padded(usable[..., :SIDE, :SIDE].to(images.dtype), r.checkpoint.model.multiple)[0] > 0.5
-                windows.append((whole, seen, *more))
+                cut = (images[..., :SIDE, :SIDE], usable[..., :SIDE, :SIDE])
+                windows.append((*_whole(*cut, r.checkpoint.model.multiple), *more))
             quick = fast(r.checkpoint.model, kind=kind, calibration=windows)  # type: ignore[arg-type]
             out[r.name] = replace(r, name=f"{r.name} {kind}", quick=Padded(quick))
     return out
