@@ -41,7 +41,7 @@ FURTHEST = 10.0
 
 @dataclass(frozen=True)
 class _Square:
-    """Frames of one square, read once. seen: (N, h, w); values: (N, C, h, w) physical, NaN for none."""
+    """Some frames of one square, read once. values: (N, C, h, w) physical, NaN for none; seen: (N, h, w)."""
 
     values: Array
     seen: Array
@@ -58,8 +58,11 @@ def spread_factor(
     if not checkpoint.tells_uncertainty:
         return 1.0, None
     ratios: dict[int, list[Array]] = {}
-    for square in _squares(frames, times, want):
-        for k, ratio in _asked(checkpoint, frames, times, want, normalizer, square):
+    near = np.sort(np.argsort(np.abs(times - want.time), kind="stable")[: 4 * max(DATES, len(want.dates))])
+    target = None if want.target is None else int(np.searchsorted(near, want.target))
+    here = Want(want.time, want.dates, target)
+    for square in _squares(frames, near):
+        for k, ratio in _asked(checkpoint, frames, times[near], here, normalizer, square):
             ratios.setdefault(k, []).append(ratio)
     if len(ratios) < ENOUGH:
         return 1.0, f"The standard deviation is the model's own: {len(ratios)} dates could be left out to check it."
@@ -79,20 +82,13 @@ def add_factors(group: Any, count: int) -> None:
                        dimension_names=("time",), attributes=attrs)  # fmt: skip
 
 
-def _squares(frames: Frames, times: Array, want: Want) -> Iterator[_Square]:
-    """Some squares of the scene."""
+def _squares(frames: Frames, near: Array) -> Iterator[_Square]:
+    """Some squares of the scene, of the frames at `near`."""
     height, width = frames.grid.shape
     tall, wide = min(SIDE, height), min(SIDE, width)
-    places = {(y * (height - tall) // 4, x * (width - wide) // 4) for y, x in PLACES}
-    near = np.argsort(np.abs(times - want.time), kind="stable")[: 4 * max(DATES, len(want.dates))]
-    for y, x in sorted(places):
-        rows, columns = slice(y, y + tall), slice(x, x + wide)
-        found = {int(k): frames.frame(int(k), rows, columns) for k in near}
-        shape = (len(times), len(frames.specs), tall, wide)
-        values, seen = np.full(shape, np.nan, np.float32), np.zeros((len(times), tall, wide), bool)
-        for k, (value, good) in found.items():
-            values[k], seen[k] = value, good
-        yield _Square(values, seen)
+    for y, x in sorted({(y * (height - tall) // 4, x * (width - wide) // 4) for y, x in PLACES}):
+        found = [frames.frame(int(k), slice(y, y + tall), slice(x, x + wide)) for k in near]
+        yield _Square(np.stack([values for values, _ in found]), np.stack([seen for _, seen in found]))
 
 
 def _asked(
@@ -116,7 +112,9 @@ def _asked(
         truth = square.values[k][list(targets_of(checkpoint, frames.specs))]
         with np.errstate(invalid="ignore", divide="ignore"):
             ratio = (np.abs(layers["image"] - truth) / layers["std"])[:, known]
-        yield int(k), ratio[np.isfinite(ratio)]
+        ratio = ratio[np.isfinite(ratio)]
+        if ratio.size:
+            yield int(k), ratio
 
 
 def _run(
