@@ -41,8 +41,9 @@ def open_numpy(path: Path) -> Array:
     """
     try:
         found = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, EOFError, OSError) as e:
-        raise BadInput("this is no NumPy array", where=str(path), todo=str(e).splitlines()[0][:120]) from None
+    except (ValueError, EOFError, OSError):
+        raise BadInput("this is no NumPy file of numbers", where=str(path),
+                       todo="give what numpy.save wrote, without Python objects") from None  # fmt: skip
     if not isinstance(found, np.ndarray) or found.dtype.kind not in "cfiu" or 0 in found.shape:
         raise BadInput("this is no array of numbers", where=str(path), todo="save it with numpy.save")
     if found.dtype.kind == "c" and found.ndim == 2:
