@@ -33,6 +33,7 @@ from eoflow.windows.geotiff import paths as cog_paths
 from eoflow.windows.geotiff import publish_cogs
 
 if TYPE_CHECKING:
+    from eoflow.bands import BandSpec
     from eoflow.checkpoint_images import ImageCheckpoint
 
 Array = np.ndarray[Any, Any]
@@ -92,7 +93,7 @@ def predict_one(
     stack = Stack(frames, picture.want.dates)
     how = as_input(part.normalizer, part.task)
     plan, batch = windows_of(checkpoint.model, stack.shape, len(stack.order), len(frames.specs))
-    orders = {layer.name: _order(layer, frames) for layer in layers}
+    orders = {layer.name: _order(part, layer) for layer in layers}
     files = [_file_layer(x, [arrays[x.name][i] for i in orders[x.name]], frames) for x in layers]
     if part.task == "despeckling":
         checkpoint, said = prepared(checkpoint, frames, picture.want.dates[0][0])
@@ -132,10 +133,17 @@ def predict_one(
     return written
 
 
-def _order(layer: LayerSpec, frames: FileFrames) -> list[int]:
+def _order(part: Part, layer: LayerSpec) -> list[int]:
     """Planes of a layer in the order in which the file that was given has its bands; a network may have its own."""
-    given = [s.name for s in frames.shots[0].specs]
-    return sorted(range(max(1, len(layer.bands))), key=lambda i: given.index(layer.bands[i]) if layer.bands else 0)
+    given = [s.name for s in part.picture.frames.shots[0].specs]
+    mine = [given.index(band.name) for band in _bands(part)] if layer.bands else [0]
+    return sorted(range(len(mine)), key=mine.__getitem__)
+
+
+def _bands(part: Part) -> list[BandSpec]:
+    """The bands of the image as the files call them, in the order of the network: its targets, else its inputs."""
+    specs, names = part.picture.frames.specs, [str(c) for c in part.checkpoint.normalizer.channels]
+    return [specs[names.index(t)] for t in part.checkpoint.recipe.patches.targets] or list(specs)
 
 
 def _spread(part: Part, report: ProductReport) -> float:
@@ -151,9 +159,7 @@ def _spread(part: Part, report: ProductReport) -> float:
 
 def _arrays(part: Part, layers: Sequence[LayerSpec]) -> dict[str, tuple[st.Plane, ...]]:
     """Planes of the layers; an image keeps dtype and scaling where its bands agree on them, else it is physical."""
-    specs = part.picture.frames.specs
-    names = [str(c) for c in part.checkpoint.normalizer.channels]
-    bands = [specs[names.index(t)] for t in part.checkpoint.recipe.patches.targets]
+    bands = _bands(part)
     if len({(b.dtype, b.nodata) for b in bands}) > 1:
         bands = [b.model_copy(update={"dtype": "float32", "nodata": None, "scale": 1.0, "offset": 0.0}) for b in bands]
     return st.planes(layers, bands)

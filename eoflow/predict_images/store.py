@@ -85,13 +85,15 @@ class Plane:
 
 
 def planes(layers: Sequence[LayerSpec], bands: Sequence[BandSpec]) -> dict[str, tuple[Plane, ...]]:
-    """The arrays of each layer: `image` has the bands of the cube, others one or one a band (LAYER_BAND)."""
+    """The arrays of each layer: `image` has the bands of the cube, others one or one a band (LAYER_BAND, by the cube's
+    name of it; a network may have been trained with another)."""
     out: dict[str, tuple[Plane, ...]] = {}
     for layer in layers:
         if layer.name == "image":
             out[layer.name] = tuple(Plane.of_band(b) for b in bands)
         elif layer.bands:
-            names = [f"{layer.name}_{b}" for b in layer.bands]
+            known = [b.name for b in bands] if len(bands) == len(layer.bands) else layer.bands
+            names = [f"{layer.name}_{b}" for b in known]
             out[layer.name] = tuple(Plane(n, layer.dtype, layer.nodata, attrs=layer.attrs) for n in names)
         else:
             out[layer.name] = (Plane(layer.name, layer.dtype, layer.nodata, attrs=layer.attrs),)

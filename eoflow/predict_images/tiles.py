@@ -175,11 +175,9 @@ def build(
     import zarr
 
     chunk = store.chunk_of(part.grid.shape, next(m.plan for m in maps if m.part is part).core)
-    rank = {name: i for i, name in enumerate(job.order)}
-    every = [
-        p for layer, some in arrays.items()
-        for p in sorted(some, key=lambda p: rank.get(p.name.removeprefix(f"{layer}_"), 0))
-    ]  # fmt: skip
+    first = next(iter(arrays.values()))
+    order = sorted(range(len(first)), key=lambda i: (*job.order, first[i].name).index(first[i].name))
+    every = [some[i] for some in arrays.values() for i in (order if len(some) == len(order) else range(len(some)))]
     if job.tells_flood:
         every.append(Plane("flood", "uint8", 255, attrs=water.FLOOD_ATTRS))
     sources = [part.sources(w) for w in part.wants]

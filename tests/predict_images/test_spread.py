@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from cubes import grid
-from imagescenes import read, series
+from imagescenes import read, series, tif
 
 import eoflow
 from eoflow.bands import BandSpec
@@ -129,3 +129,19 @@ def test_files_have_their_bands_in_the_order_that_was_given_and_a_set_standard_d
     np.testing.assert_array_equal(values[:, clear], given[-1][:, clear])
     assert np.abs(values[:, :16, :16].astype(int) - given[0][:, :16, :16])[:, seen[:16, :16]].max() < 60
     assert any(m.startswith("Standard deviation times") for m in report.messages)
+
+
+def test_files_that_call_their_bands_otherwise(tmp_path, workspace):
+    files, given = series(tmp_path, dates=6)
+    names, index = ["swir16", "nir", "red", "green", "blue"], [11, 7, 3, 2, 1]
+    days = zip(files, given, strict=True)
+    again = [tif(tmp_path / f"place_{f.stem[-10:]}.tif", v[index], names=names) for f, v in days]
+    said = {"units": "1", "scale": 1e-4, "offset": 0.0}
+    eoflow.clouds(again, out=tmp_path / "f.tif", model="clouds-s2", said=said, workspace=workspace)
+    values, _, found = read(tmp_path / "f.tif")
+    std, _, described = read(tmp_path / "f_std.tif")
+    assert list(found) == names
+    assert list(described) == [f"std_{n}" for n in names]
+    clear = (std == 0).all(0)
+    assert clear.any()
+    np.testing.assert_array_equal(values[:, clear], given[-1][index][:, clear])
