@@ -290,8 +290,7 @@ def told(job: Job, folder: Path, layers: Sequence[LayerSpec]) -> dict[str, Any]:
 
 def _despeckled(job: Job, part: Part, g: Any, layers: Sequence[LayerSpec]) -> Iterator[dict[str, Any]]:
     """What was taken off each scene of a tile."""
-    specs = part.frames.specs
-    names = [p.name for p in store.planes(layers, specs)[layers[0].name]]
+    names = [p.name for p in store.planes(layers, ())[layers[0].name]]
     for step, want in enumerate(part.wants):
         read = lambda rows, columns, k=step: np.stack([g[n][k, rows, columns] for n in names])  # noqa: E731
         found = taken_off(job.checkpoint, part.frames, want.dates[0][0], read)
