@@ -119,9 +119,13 @@ class DespecklingTask(ImageTaskBase):
             require_complex(some.inputs[:, 0])
 
     def check_scene(self, checkpoint: ImageCheckpoint, values: Any) -> None:
-        """As check_samples, of values (C, h, w) of a scene that a network with weights is to be run on."""
-        if of_complex(checkpoint.recipe.patches.bands) and not checkpoint.model.closed_form:
-            require_complex(np.nan_to_num(values))
+        """As check_samples, of values (C, h, w) of a scene that a network with weights is to be run on.
+
+        Where nothing was seen there is nothing to refuse: the image will say so.
+        """
+        parts = np.nan_to_num(values)
+        if of_complex(checkpoint.recipe.patches.bands) and not checkpoint.model.closed_form and parts.any():
+            require_complex(parts)
 
     def loss(
         self, recipe: ImageRecipe, normalizer: BandNormalizer, outputs: dict[str, Tensor], sample: Patches,

@@ -95,6 +95,8 @@ def test_merlin_is_trained_on_images_without_labels_and_refuses_detected_ones(tm
     amplitude = tif(tmp_path / "grd.tif", np.abs(slc) + 1, names=["real", "imaginary"])
     with pytest.raises(BadInput, match="no single-look complex image"):
         eoflow.despeckle(amplitude, out=tmp_path / "out", workspace=workspace)
+    void = tif(tmp_path / "void.tif", np.full_like(slc, np.nan), names=["real", "imaginary"])
+    assert eoflow.despeckle(void, out=tmp_path / "void", workspace=workspace).tiles[0]["valid"] == 0
     radar = tif(tmp_path / "vv.tif", np.abs(slc) / 1e4, names=["VV", "VH"])
     with pytest.raises(BadInput, match="do not fit merlin"):
         eoflow.despeckle(radar, out=tmp_path / "out", said={"units": "1"}, model=made.folder, workspace=workspace)
